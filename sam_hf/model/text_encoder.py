@@ -1,0 +1,97 @@
+"""The text side of the prompt encoder: CLIP's tokenizer and CLIP's text tower, both open_clip's.
+
+A phrase -> token ids (T,) -> a unit-norm vector (D,) in CLIP's joint space of images and texts.
+
+Source: Segment Anything, §3 "Prompt encoder" (free-form text through an off-the-shelf CLIP text encoder), §7.5 and
+App. D.5. Never released by Meta. open_clip is imported only when text is used.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from .configuration_sam import SamTextConfig
+
+try:
+    import open_clip
+    from open_clip.tokenizer import SimpleTokenizer
+except ImportError:  # a model without text branch works without it
+    open_clip = None
+
+CLIP_VOCABULARY = 49408
+_BYTES = 512  # the vocabulary's first entries: every byte, and every byte that ends a word
+_SPECIAL = 2  # and its last: start and end of text
+
+
+def require_open_clip() -> None:
+    """Raise an ImportError that says what to install, if open_clip is absent."""
+    if open_clip is None:
+        raise ImportError("text prompts need open_clip: `pip install open_clip_torch`")
+
+
+class SamTokenizer:
+    """CLIP's byte-pair encoding, its vocabulary optionally cut to the first merges.
+
+    A cut vocabulary spells rarer words out in shorter pieces, so any text still has an encoding, and the token table
+    of a small tower stays small.
+
+    Args:
+        vocab_size: Entries kept, start and end of text included; at most 49408, CLIP's own.
+        context_length: Tokens of an encoded phrase, start and end included.
+
+    Raises:
+        ImportError: open_clip is not installed.
+        ValueError: `vocab_size` is out of range.
+    """
+
+    def __init__(self, vocab_size: int = CLIP_VOCABULARY, context_length: int = 77):
+        require_open_clip()
+        if not _BYTES + _SPECIAL <= vocab_size <= CLIP_VOCABULARY:
+            raise ValueError(
+                f"`vocab_size` must lie between {_BYTES + _SPECIAL} and {CLIP_VOCABULARY}; got {vocab_size}"
+            )
+        if context_length < 3:
+            raise ValueError(f"`context_length` must leave room for start, a token and end; got {context_length}")
+        self.vocab_size = vocab_size
+        self.context_length = context_length
+        self.start_id, self.end_id = vocab_size - 2, vocab_size - 1
+        self._bpe = SimpleTokenizer(context_length=context_length)
+        merges = vocab_size - _BYTES - _SPECIAL
+        self._bpe.bpe_ranks = {pair: rank for pair, rank in self._bpe.bpe_ranks.items() if rank < merges}
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a phrase, without start and end, of any length."""
+        return self._bpe.encode(text)
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of token ids, without start and end."""
+        return self._bpe.decode(ids).strip()
+
+    def __call__(self, texts: list[str]) -> dict[str, Tensor]:
+        """Encode phrases, each cut or filled up to the context length.
+
+        Args:
+            texts: n phrases.
+
+        Returns:
+            `input_ids` (n, T) and `attention_mask` (n, T), 1 at tokens and 0 at the fill.
+        """
+        input_ids = torch.zeros(len(texts), self.context_length, dtype=torch.long)
+        attention_mask = torch.zeros_like(input_ids)
+        for row, text in enumerate(texts):
+            ids = [self.start_id, *self.encode(text)[: self.context_length - 2], self.end_id]
+            input_ids[row, : len(ids)] = torch.tensor(ids)
+            attention_mask[row, : len(ids)] = 1
+        return {"input_ids": input_ids, "attention_mask": attention_mask}
+
+
+def build_text_tower(config: SamTextConfig) -> nn.Module:
+    """open_clip's text transformer of a configuration: token ids (n, T) -> vectors (n, D), not yet unit-norm.
+
+    Raises:
+        ImportError: open_clip is not installed.
+    """
+    require_open_clip()
+    from open_clip.model import _build_text_tower
+
+    sizes = {name: getattr(config, name) for name in ("context_length", "vocab_size", "width", "heads", "layers")}
+    return _build_text_tower(config.embed_dim, sizes | (config.tower or {}), quick_gelu=config.quick_gelu)
