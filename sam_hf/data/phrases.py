@@ -1,0 +1,221 @@
+"""What can be said of an object, and when it may be said.
+
+A `Claim` is a phrase before it becomes words. It is given to an object only if it is surely true of that object and not
+even possibly true of any other thing in the picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .colors import COLOURS
+from .glyph_table import glyph_entries
+from .glyphs import glyph_nouns
+from .scene import Attributes
+from .shapes import HELD_OUT_PAIRS, SHAPES, shape_nouns
+from .textures import PATTERNS
+
+MAX_PHRASES = 6
+_CLEAR_RATIO = 1.7  # how much larger a "big" thing is than every other thing of its kind
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One drawn thing, labelled or not, as the phrases see it.
+
+    Attributes:
+        attributes: What is true of it.
+        area: Its visible pixels; for clutter 0.
+        full_area: Its pixels before others covered it.
+        box: x0, y0, x1, y1 in pixels.
+        parent: Index of the enclosing thing, or None.
+        held_out: Whether its glyph or attribute pair is held out.
+    """
+
+    attributes: Attributes
+    area: float
+    full_area: float
+    box: tuple[float, float, float, float]
+    parent: int | None = None
+    held_out: bool = False
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A noun with adjectives."""
+
+    noun: str
+    colour: str | None = None
+    pattern: str | None = None
+    second_colour: str | None = None
+
+    def surely(self, a: Attributes) -> bool:
+        """Whether it is true of something."""
+        return (
+            self.noun in a.nouns
+            and self.colour in (None, a.colour)
+            and self.pattern in (None, a.pattern)
+            and self.second_colour in (None, a.second_colour)
+        )
+
+    def possibly(self, a: Attributes) -> bool:
+        """Whether someone might take it for true of something."""
+        return (
+            self.noun in a.possible_nouns
+            and (self.colour is None or self.colour in a.possible_colours)
+            and self.pattern in (None, a.pattern)
+            and (self.second_colour is None or self.second_colour in a.possible_colours)
+        )
+
+    def words(self, size: str | None = None) -> str:
+        """The phrase without an article."""
+        colour = f"{self.colour} and {self.second_colour}" if self.second_colour else self.colour
+        return " ".join(word for word in (size, colour, self.pattern, self.noun) if word)
+
+
+def _claims(thing: Thing) -> list[Claim]:
+    """Everything one could say of a thing, best first."""
+    a = thing.attributes
+    claims = []
+    for noun in a.nouns:
+        if noun == "shape" and len(a.nouns) > 1 and a.colour is None:
+            continue
+        named = noun.split()[0] == a.colour  # "red book" is not a "red red book"
+        if a.pattern and a.second_colour:
+            claims.append(Claim(noun, a.colour, a.pattern, a.second_colour))
+        if a.pattern:
+            claims.append(Claim(noun, a.colour, a.pattern))
+        if a.colour and not named:
+            claims.append(Claim(noun, a.colour))
+        if a.pattern:
+            claims.append(Claim(noun, None, a.pattern))
+        claims.append(Claim(noun))
+    if thing.held_out:  # their own nouns are unseen words, so what a reader of the train split can understand comes first
+        general = [claim for claim in claims if claim.noun != a.noun]
+        claims = general + [claim for claim in claims if claim.noun == a.noun] if a.pattern is None else claims
+    return claims
+
+
+def _size_word(claim: Claim, index: int, rivals: list[int], things: Sequence[Thing], rng: np.random.Generator) -> str | None:
+    def ratios(key: str) -> list[float]:
+        return [getattr(things[index], key) / max(getattr(things[k], key), 1e-6) for k in rivals]
+
+    if any(things[k].area <= 0 for k in rivals):
+        return None
+    both = ratios("area") + ratios("full_area")
+    if min(both) > _CLEAR_RATIO:
+        return "big" if rng.random() < 0.6 else "large"
+    if max(both) < 1 / _CLEAR_RATIO:
+        return "small" if rng.random() < 0.7 else "little"
+    return None
+
+
+def _apart(first: Thing, second: Thing) -> bool:
+    a, b = first.box, second.box
+    return a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
+
+
+def _article(phrase: str, rng: np.random.Generator) -> str:
+    pick = rng.random()
+    if pick < 0.7:
+        return phrase
+    return f"the {phrase}" if pick < 0.85 else f"{'an' if phrase[0] in 'aeio' else 'a'} {phrase}"
+
+
+def describe(things: Sequence[Thing], index: int, rng: np.random.Generator) -> tuple[str, ...]:
+    """The phrases of one thing, best first.
+
+    Args:
+        things: Everything drawn, so that "apple" is not said where there are two.
+        index: The thing to describe.
+    """
+    thing, phrases, sized = things[index], [], 0
+    for claim in _claims(thing):
+        if not claim.surely(thing.attributes):
+            continue
+        rivals = [k for k, other in enumerate(things) if k != index and claim.possibly(other.attributes)]
+        if not rivals:
+            phrases.append(_article(claim.words(), rng))
+        elif sized < 2:
+            size = _size_word(claim, index, rivals, things, rng)
+            if size:
+                phrases.append(f"the {claim.words(size)}")
+                sized += 1
+            elif thing.parent is not None and all(_apart(things[k], things[thing.parent]) for k in rivals):
+                whole = _name_of(things, thing.parent)
+                if whole:
+                    phrases.append(f"{claim.words()} inside the {whole}")
+                    sized += 1
+    phrases = list(dict.fromkeys(phrases))[:MAX_PHRASES]
+    if phrases and thing.parent is not None and " inside " not in phrases[0] and rng.random() < 0.35:
+        whole = _name_of(things, thing.parent)
+        if whole:
+            phrases = [f"{_bare(phrases[0])} inside the {whole}", *phrases][:MAX_PHRASES]
+    return tuple(phrases)
+
+
+def _bare(phrase: str) -> str:
+    return phrase.split(" ", 1)[1] if phrase.split(" ", 1)[0] in ("a", "an", "the") else phrase
+
+
+def _name_of(things: Sequence[Thing], index: int) -> str | None:
+    """The first claim that names a thing alone, in bare words."""
+    for claim in _claims(things[index]):
+        if not any(claim.possibly(other.attributes) for k, other in enumerate(things) if k != index):
+            return claim.words()
+    return None
+
+
+def is_absent(claim: Claim, things: Iterable[Thing]) -> bool:
+    """Whether a claim is not even possibly true of anything."""
+    return not any(claim.possibly(thing.attributes) for thing in things)
+
+
+def absent_claims(things: Sequence[Thing], split: str, glyphs: bool, rng: np.random.Generator) -> tuple[str, ...]:
+    """Two to four phrases of things that are not in the picture, hard ones (right noun, wrong colour) among them."""
+    wanted, out = 2 + int(rng.random() * 3), []
+    entries = _glyphs_of(split)
+    for attempt in range(40):
+        if len(out) >= wanted:
+            break
+        kind = (attempt + int(rng.random() * 3)) % 3
+        colour = COLOURS[int(rng.random() * len(COLOURS))]
+        if kind == 0 and things:
+            noun = things[int(rng.random() * len(things))].attributes.noun
+            claim = Claim(noun, colour if noun.split()[0] not in COLOURS else None)
+        elif kind == 1 and glyphs:
+            nouns = glyph_nouns(entries[int(rng.random() * len(entries))])
+            claim = Claim(nouns[int(rng.random() ** 3 * len(nouns))])
+        else:
+            shape = SHAPES[int(rng.random() * len(SHAPES))]
+            claim = Claim(shape, colour if rng.random() < 0.8 else None)
+        if split == "train" and (claim.colour, claim.noun) in HELD_OUT_PAIRS:
+            continue
+        if rng.random() < 0.2 and claim.noun in SHAPES:
+            claim = replace(claim, pattern=PATTERNS[int(rng.random() * len(PATTERNS))])
+        phrase = _article(claim.words(), rng)
+        if is_absent(claim, things) and phrase not in out:
+            out.append(phrase)
+    return tuple(out)
+
+
+def _glyphs_of(split: str) -> tuple:
+    entries = glyph_entries()
+    return entries if split == "test" else tuple(entry for entry in entries if not entry.held_out)
+
+
+def vocabulary(split: str) -> tuple[str, ...]:
+    """Nouns, and colours with shapes, that scenes of a split may mention, sorted.
+
+    Raises:
+        ValueError: If `split` is neither "train" nor "test".
+    """
+    if split not in ("train", "test"):
+        raise ValueError(f"split: expected 'train' or 'test', got {split!r}")
+    nouns = {noun for entry in _glyphs_of(split) for noun in glyph_nouns(entry)}
+    nouns |= {noun for shape in SHAPES for noun in shape_nouns(shape)[0]}
+    pairs = {f"{c} {s}" for c in COLOURS for s in SHAPES if split == "test" or (c, s) not in HELD_OUT_PAIRS}
+    return tuple(sorted(nouns | pairs | set(COLOURS) | set(PATTERNS)))
