@@ -1,0 +1,1 @@
+"""Between this package and the Hugging Face Hub."""

@@ -1,0 +1,85 @@
+"""Names and writing of result files: nothing overwritten unasked, nothing half written.
+
+The files of one image are written under temporary names beside their places and renamed when all of them are there,
+the JSON last: where it stands, the rest does too. An interruption leaves neither a cut-short file nor a temporary one.
+"""
+
+import os
+import secrets
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+
+def name_results(images: Sequence[Path]) -> list[str]:
+    """One name per image, on which its result files build.
+
+    It is the stem, `photo` for photo.jpg; where two images share it (whatever the case of letters, since some file
+    systems ignore it) the suffix stays, `photo.jpg` and `photo.png`; and a number follows where that is shared too.
+    """
+    stems = Counter(image.stem.casefold() for image in images)
+    names: list[str] = []
+    taken: set[str] = set()
+    for image in images:
+        name = wanted = image.stem if stems[image.stem.casefold()] == 1 else image.name
+        number = 2
+        while name.casefold() in taken:
+            name, number = f"{wanted}-{number}", number + 1
+        taken.add(name.casefold())
+        names.append(name)
+    return names
+
+
+def check_places(results: Iterable[Path], inputs: Iterable[Path], overwrite: bool) -> None:
+    """Refuses to write over anything that must stay.
+
+    Args:
+        results: Every file that is going to be written.
+        inputs: Files that are read; these are never written over, whatever `overwrite` says.
+        overwrite: Whether earlier results may be replaced.
+
+    Raises:
+        ValueError: Naming the first such file.
+    """
+    read = {path.resolve() for path in inputs}
+    for path in results:
+        if path.resolve() in read:
+            raise ValueError(f"a result would replace the input {str(path)!r}: choose another output folder")
+        if path.exists() and not overwrite:
+            raise ValueError(f"{str(path)!r} exists already: pass --overwrite or choose another output folder")
+
+
+def prepare_folder(folder: Path) -> None:
+    """Makes a folder and makes sure that it can be written into.
+
+    Raises:
+        ValueError: If it cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"cannot write into the folder {str(folder)!r}: {error.strerror}") from None
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Writes several files so that, to whoever looks, each is either absent (or old) or whole.
+
+    Args:
+        contents: Bytes per place; put into place in this order.
+
+    Raises:
+        OSError: If the disk refuses; then nothing new is left behind but the files already renamed.
+    """
+    parts = {place: place.parent / f".sam_hf-{secrets.token_hex(8)}.part" for place in contents}
+    try:
+        for place, part in parts.items():
+            with part.open("xb") as file:
+                file.write(contents[place])
+        for place, part in parts.items():
+            os.replace(part, place)
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
