@@ -26,7 +26,9 @@ def main() -> None:
         for index in range(arguments.scenes, 2 * arguments.scenes):
             objects += len(generator(index).objects)
         seconds = time.process_time() - start
-        print(f"{size} px: {arguments.scenes / seconds:.0f} scenes/s/core, {objects / arguments.scenes:.1f} masks/scene")
+        print(
+            f"{size} px: {arguments.scenes / seconds:.0f} scenes/s/core, {objects / arguments.scenes:.1f} masks/scene"
+        )
 
 
 if __name__ == "__main__":

@@ -102,7 +102,9 @@ class Canvas:
         """Darken what lies beside and under a sprite."""
         size, pad = len(self.image), int(3 * sigma) + 1
         h, w = sprite.alpha.shape
-        soft = cv2.GaussianBlur(cv2.copyMakeBorder(sprite.alpha, pad, pad, pad, pad, cv2.BORDER_CONSTANT), (0, 0), sigma)
+        soft = cv2.GaussianBlur(
+            cv2.copyMakeBorder(sprite.alpha, pad, pad, pad, pad, cv2.BORDER_CONSTANT), (0, 0), sigma
+        )
         x, y = sprite.x + dx - pad, sprite.y + dy - pad
         x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + w + 2 * pad, size), min(y + h + 2 * pad, size)
         if x1 > x0 and y1 > y0:

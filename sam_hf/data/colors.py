@@ -57,7 +57,15 @@ def colour_indices(rgb: np.ndarray) -> np.ndarray:
     hsv = cv2.cvtColor(np.ascontiguousarray(rgb[None]).astype(np.float32) / 255, cv2.COLOR_RGB2HSV)[0]
     hue, saturation, value = hsv[:, 0], hsv[:, 1], hsv[:, 2]
     out = np.full(len(rgb), COLOURS.index("red"), np.int8)
-    for upper, name in ((345, "pink"), (292, "purple"), (250, "blue"), (196, "cyan"), (166, "green"), (66, "yellow"), (43, "orange")):
+    for upper, name in (
+        (345, "pink"),
+        (292, "purple"),
+        (250, "blue"),
+        (188, "cyan"),
+        (166, "green"),
+        (66, "yellow"),
+        (43, "orange"),
+    ):
         out[hue < upper] = COLOURS.index(name)
     out[hue < 13] = COLOURS.index("red")
     warm = (hue >= 8) & (hue < 43)

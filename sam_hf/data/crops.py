@@ -22,7 +22,8 @@ def crop(
         zero_background: Set pixels outside the mask to 0 (half of the crops in the paper).
 
     Returns:
-        (size,size,3) uint8 crop, the edge repeated where the square leaves the image, and (size,size) bool cropped mask.
+        (size,size,3) uint8 crop, the edge repeated where the square leaves the image, and the (size,size) bool
+        crop of the mask.
 
     Raises:
         ValueError: If the mask is empty or of another size than the image, or `scale` is not positive.

@@ -119,7 +119,9 @@ class GlyphAtlas:
         rgba = np.array(picture)
         rows, columns = np.nonzero(rgba[..., 3].any(1))[0], np.nonzero(rgba[..., 3].any(0))[0]
         if len(rows) == 0:
-            raise ValueError(f"font: {self.font} has no glyph for U+{ord(entry.character):X} ({entry.nouns[0]}); use a newer one")
+            raise ValueError(
+                f"font: {self.font} has no glyph for U+{ord(entry.character):X} ({entry.nouns[0]}); use a newer one"
+            )
         rgba = rgba[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         opaque = rgba[rgba[..., 3] > 200][:, :3]
         colour, possible = describe_colours(opaque)

@@ -89,7 +89,9 @@ class ObjectPainter:
         """Paint a random shape, and with some luck parts on it."""
         rng = self.rng
         held_out = self.materials.split == "test" and rng.random() < 0.5
-        wants_parts = depth < _DEPTH and rng.random() < (0.55 if depth == 0 else 0.4) and radius > 0.09 * len(self.canvas.image)
+        wants_parts = (
+            depth < _DEPTH and rng.random() < (0.65 if depth == 0 else 0.4) and radius > 0.09 * len(self.canvas.image)
+        )
         avoid = self.painted[host].attributes.possible_colours if host is not None else frozenset()
         name, colour = self._pair(held_out, HOSTS if wants_parts else SHAPES, avoid)
         matrix = placement(rng, centre, radius, 0.08, upright=rng.random() < 0.5)
@@ -143,16 +145,21 @@ class ObjectPainter:
             paint = base * (0.7 + 0.6 * self._grain(sprite.alpha.shape))[..., None]
         else:
             pattern = PATTERNS[int(rng.random() * len(PATTERNS))]
-            others = [c for c in COLOURS if c != colour and (self.materials.split == "test" or (c, name) not in HELD_OUT_PAIRS)]
+            others = [
+                c
+                for c in COLOURS
+                if c != colour and (self.materials.split == "test" or (c, name) not in HELD_OUT_PAIRS)
+            ]
             second = others[int(rng.random() * len(others))]
             u, v = local_coordinates(matrix, sprite)
             paint = base + (palette_colour(rng, second) - base) * pattern_field(rng, pattern, u, v)[..., None]
         colours = frozenset((colour, second)) if second else frozenset((colour,))
-        # An even pattern has no main colour: "red striped star" would be as true as "white striped star".
         attributes = Attributes(nouns, possible, colour, colours, pattern, second)
         return replace(sprite, colour=paint), attributes
 
-    def _rim(self, sprite: Sprite, attributes: Attributes, contours: list, matrix: np.ndarray) -> tuple[Sprite, Attributes]:
+    def _rim(
+        self, sprite: Sprite, attributes: Attributes, contours: list, matrix: np.ndarray
+    ) -> tuple[Sprite, Attributes]:
         rng = self.rng
         inner = outline_sprite([c * (0.8 + 0.12 * rng.random()) for c in contours], matrix, len(self.canvas.image))
         if inner is None:
@@ -182,10 +189,14 @@ class ObjectPainter:
             return None
         if host is None and rng.random() < 0.3:
             shift = (rng.random(2) * 2 - 1) * 5 * scale
-            canvas.shadow(sprite, int(shift[0]), int(abs(shift[1])), (1 + 2 * rng.random()) * scale, 0.25 + 0.4 * rng.random())
+            canvas.shadow(
+                sprite, int(shift[0]), int(abs(shift[1])), (1 + 2 * rng.random()) * scale, 0.25 + 0.4 * rng.random()
+            )
         colour = sprite.colour
         if rng.random() < 0.4:
-            colour = (colour - 128) * np.float32(0.8 + 0.3 * rng.random()) + np.float32(128 + (rng.random() - 0.5) * 40)
+            colour = (colour - 128) * np.float32(0.8 + 0.3 * rng.random()) + np.float32(
+                128 + (rng.random() - 0.5) * 40
+            )
         if bleed and rng.random() < 0.25:
             colour = colour * (0.75 + 0.5 * self._grain(sprite.alpha.shape))[..., None]
         if host is None and rng.random() < 0.08:  # camouflage: then no colour word may be trusted
@@ -225,6 +236,11 @@ def _edge(rng: np.random.Generator, sprite: Sprite, scale: float, bleed: bool) -
     sigma = (0.4 + 1.1 * rng.random()) * max(scale, 0.5)
     soft = cv2.GaussianBlur(sprite.alpha, (0, 0), sigma)
     if bleed:  # a warped glyph has no colour outside its edge, so let it run over
-        spread = cv2.GaussianBlur(sprite.colour * sprite.alpha[..., None], (0, 0), sigma) / np.maximum(soft, 1e-3)[..., None]
-        sprite = replace(sprite, colour=np.where(sprite.alpha[..., None] > 0.98, sprite.colour, np.minimum(spread, 255)))
+        spread = (
+            cv2.GaussianBlur(sprite.colour * sprite.alpha[..., None], (0, 0), sigma)
+            / np.maximum(soft, 1e-3)[..., None]
+        )
+        sprite = replace(
+            sprite, colour=np.where(sprite.alpha[..., None] > 0.98, sprite.colour, np.minimum(spread, 255))
+        )
     return sprite, soft

@@ -31,8 +31,8 @@ def expose(rng: np.random.Generator, image: np.ndarray, noise: np.ndarray) -> np
         (S,S,3) uint8.
     """
     size = len(image)
-    if rng.random() < 0.35:
-        image = cv2.GaussianBlur(image, (0, 0), (0.35 + 0.7 * rng.random()) * max(size / 160, 0.8))
+    if rng.random() < 0.3:
+        image = cv2.GaussianBlur(image, (0, 0), (0.3 + 0.55 * rng.random()) * max(size / 160, 0.8))
     elif rng.random() < 0.12:
         image = _motion_blur(rng, image)
     if rng.random() < 0.75:

@@ -1,7 +1,7 @@
 """What can be said of an object, and when it may be said.
 
-A `Claim` is a phrase before it becomes words. It is given to an object only if it is surely true of that object and not
-even possibly true of any other thing in the picture.
+A `Claim` is a phrase before it becomes words. It is given to an object only if it is surely true of that object and
+not even possibly true of any other thing in the picture.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .colors import COLOURS
-from .glyph_table import glyph_entries
+from .glyph_table import CATEGORIES, glyph_entries
 from .glyphs import glyph_nouns
 from .scene import Attributes
 from .shapes import HELD_OUT_PAIRS, SHAPES, shape_nouns
@@ -93,13 +93,15 @@ def _claims(thing: Thing) -> list[Claim]:
         if a.pattern:
             claims.append(Claim(noun, None, a.pattern))
         claims.append(Claim(noun))
-    if thing.held_out:  # their own nouns are unseen words, so what a reader of the train split can understand comes first
-        general = [claim for claim in claims if claim.noun != a.noun]
-        claims = general + [claim for claim in claims if claim.noun == a.noun] if a.pattern is None else claims
+    if thing.held_out:
+        # The nouns of a held-out glyph are unseen words: first comes what a reader of the train split understands.
+        claims.sort(key=lambda claim: claim.noun not in CATEGORIES and "shape" not in a.nouns)
     return claims
 
 
-def _size_word(claim: Claim, index: int, rivals: list[int], things: Sequence[Thing], rng: np.random.Generator) -> str | None:
+def _size_word(
+    claim: Claim, index: int, rivals: list[int], things: Sequence[Thing], rng: np.random.Generator
+) -> str | None:
     def ratios(key: str) -> list[float]:
         return [getattr(things[index], key) / max(getattr(things[k], key), 1e-6) for k in rivals]
 

@@ -46,7 +46,7 @@ def _cross(rng: np.random.Generator) -> np.ndarray:
 def _heart() -> np.ndarray:
     t = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
-    return np.stack((16 * np.sin(t), -y - 2.5), 1) / 16
+    return np.stack((16 * np.sin(t) ** 3, -y - 2.5), 1) / 16
 
 
 def _crescent(rng: np.random.Generator) -> np.ndarray:
@@ -98,7 +98,19 @@ _OUTLINES: dict[str, Callable[[np.random.Generator], Contours]] = {
     "blob": lambda rng: [blob(rng)],
 }
 SHAPES = tuple(_OUTLINES)
-HOSTS = ("circle", "oval", "square", "rectangle", "rounded square", "triangle", "diamond", "pentagon", "hexagon", "heart", "blob")
+HOSTS = (
+    "circle",
+    "oval",
+    "square",
+    "rectangle",
+    "rounded square",
+    "triangle",
+    "diamond",
+    "pentagon",
+    "hexagon",
+    "heart",
+    "blob",
+)
 
 # Nouns that are true as well, and nouns that the eye may take for true.
 _ALSO = {"rounded square": ("square",)}
@@ -117,7 +129,9 @@ _DOUBTS = {
     "frame": ("square", "rectangle"),
     "ring": ("circle",),
 }
-HELD_OUT_PAIRS = frozenset((colour, shape) for colour in COLOURS for shape in SHAPES if is_held_out(f"pair:{colour} {shape}"))
+HELD_OUT_PAIRS = frozenset(
+    (colour, shape) for colour in COLOURS for shape in SHAPES if is_held_out(f"pair:{colour} {shape}")
+)
 
 
 def shape_outline(rng: np.random.Generator, name: str) -> Contours:

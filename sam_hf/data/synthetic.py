@@ -15,11 +15,12 @@ import cv2
 import numpy as np
 
 from .canvas import Canvas, glyph_sprite
+from .colors import COLOURS
 from .glyph_table import glyph_entries
 from .glyphs import GlyphAtlas, find_emoji_font
 from .objects import Materials, ObjectPainter, Painted, placement
-from .phrases import Thing, absent_claims, describe, vocabulary
 from .photometry import expose, light
+from .phrases import Thing, absent_claims, describe, vocabulary
 from .scene import Attributes, Scene, SceneObject
 from .shapes import HELD_OUT_PAIRS
 from .textures import background, fractal_noise
@@ -35,6 +36,7 @@ MINIMUM_IMAGE_SHARE = 0.003
 MINIMUM_VISIBLE_SHARE = 0.35
 _GLYPH_SHARE = 0.58
 _CLUTTER_SHARE = 0.14
+_LEAVES = Attributes(("blob",), frozenset({"blob", "shape"}), None, frozenset(COLOURS))
 
 
 class SceneGenerator:
@@ -51,7 +53,9 @@ class SceneGenerator:
         FileNotFoundError: If there is no emoji font and `font` is not False.
     """
 
-    def __init__(self, size: int = 128, split: str = "train", seed: int = 0, font: str | os.PathLike | bool | None = None):
+    def __init__(
+        self, size: int = 128, split: str = "train", seed: int = 0, font: str | os.PathLike | bool | None = None
+    ):
         if size < 32:
             raise ValueError(f"size: expected at least 32 pixels, got {size}")
         if split not in SPLITS:
@@ -82,8 +86,11 @@ class SceneGenerator:
         if index < 0:
             raise ValueError(f"index: expected a non-negative integer, got {index}")
         rng = np.random.default_rng((self.seed, self.size, SPLITS.index(self.split), int(index)))
-        canvas = Canvas(background(rng, self.size))
+        texture, leafy = background(rng, self.size)
+        canvas = Canvas(texture)
         clutter = self._clutter(canvas, rng)
+        if leafy:
+            clutter.append(Thing(_LEAVES, 0.0, 0.0, (0, 0, self.size, self.size)))
         painter = ObjectPainter(canvas, rng, self._materials)
         for centre, radius in _layout(rng, self.size):
             if self._materials.atlas is not None and rng.random() < _GLYPH_SHARE:
@@ -99,7 +106,9 @@ class SceneGenerator:
         if self._materials.atlas is None or rng.random() >= _CLUTTER_SHARE:
             return []
         entries, size = self._materials.seen, self.size
-        glyphs = [self._materials.atlas(entries[int(rng.random() * len(entries))]) for _ in range(1 + int(rng.random() * 3))]
+        glyphs = [
+            self._materials.atlas(entries[int(rng.random() * len(entries))]) for _ in range(1 + int(rng.random() * 3))
+        ]
         strength = 0.2 + 0.3 * rng.random()
         for _ in range(8 + int(rng.random() * 12)):
             glyph = glyphs[int(rng.random() * len(glyphs))]
@@ -111,7 +120,12 @@ class SceneGenerator:
         return [Thing(glyph.attributes, 0.0, 0.0, (0, 0, size, size)) for glyph in glyphs]
 
     def _label(
-        self, rng: np.random.Generator, image: np.ndarray, owner: np.ndarray, painted: list[Painted], clutter: list[Thing]
+        self,
+        rng: np.random.Generator,
+        image: np.ndarray,
+        owner: np.ndarray,
+        painted: list[Painted],
+        clutter: list[Thing],
     ) -> Scene:
         masks = [owner == k for k in range(len(painted))]
         for k in range(len(painted) - 1, -1, -1):
@@ -119,7 +133,8 @@ class SceneGenerator:
                 masks[painted[k].parent] |= masks[k]
         areas = [int(np.count_nonzero(mask)) for mask in masks]
         things = [
-            Thing(p.attributes, area, p.full_area, _box(p), p.parent, p.held_out) for p, area in zip(painted, areas, strict=True)
+            Thing(p.attributes, area, p.full_area, _box(p), p.parent, p.held_out)
+            for p, area in zip(painted, areas, strict=True)
         ]
         things += clutter
         kept: dict[int, int] = {}
@@ -133,7 +148,9 @@ class SceneGenerator:
             kept[k] = len(objects)
             phrases = describe(things, k, rng)
             objects.append(
-                SceneObject(masks[k], phrases, p.kind, None if parent is None else kept[parent], p.held_out, p.attributes)
+                SceneObject(
+                    masks[k], phrases, p.kind, None if parent is None else kept[parent], p.held_out, p.attributes
+                )
             )
         absent = absent_claims(things, self.split, self._materials.atlas is not None, rng)
         return Scene(image, objects, absent)

@@ -112,7 +112,9 @@ def _cells(rng: np.random.Generator, size: int) -> np.ndarray:
     points = rng.random((count, 2), dtype=np.float32) * half
     distance = (x[..., None] - points[:, 0]) ** 2 + (y[..., None] - points[:, 1]) ** 2
     nearest = distance.argmin(-1)
-    colours = np.clip(random_colour(rng) + (rng.random((count, 3)) - 0.5) * (40 + 160 * rng.random()), 0, 255).astype(np.float32)
+    colours = np.clip(random_colour(rng) + (rng.random((count, 3)) - 0.5) * (40 + 160 * rng.random()), 0, 255).astype(
+        np.float32
+    )
     image = colours[nearest]
     if rng.random() < 0.5:
         image *= (1 - 0.6 * np.sqrt(distance.min(-1)) / (half * 0.35)).clip(0.3, 1)[..., None]
@@ -140,23 +142,23 @@ _BACKGROUNDS: tuple[tuple[float, Callable[[np.random.Generator, int], np.ndarray
 _HORIZON_SHARE = 0.12
 
 
-def background(rng: np.random.Generator, size: int) -> np.ndarray:
-    """A random background: (size,size,3) float32 in about 0..255."""
-    pick = rng.random()
-    if pick < _HORIZON_SHARE:
-        image = _horizon(rng, size)
+def background(rng: np.random.Generator, size: int) -> tuple[np.ndarray, bool]:
+    """A random background.
+
+    Returns:
+        (size,size,3) float32 in about 0..255, and whether it may show leaves that one could take for blobs.
+    """
+    if rng.random() < _HORIZON_SHARE:
+        make = _horizon
     else:
-        pick = rng.random() * sum(weight for weight, _ in _BACKGROUNDS)
-        for weight, make in _BACKGROUNDS:
-            pick -= weight
-            if pick < 0:
-                break
-        image = make(rng, size)
+        bounds = np.cumsum([weight for weight, _ in _BACKGROUNDS])
+        make = _BACKGROUNDS[int(np.searchsorted(bounds, rng.random() * bounds[-1], side="right"))][1]
+    image = make(rng, size)
     if rng.random() < 0.4:
         image = image * (0.7 + 0.6 * fractal_noise(rng, size, 1, 0.7))[..., None]
     if rng.random() < 0.3:
         image = cv2.GaussianBlur(image, (0, 0), (0.6 + 3 * rng.random() ** 2) * size / 128)
-    return np.ascontiguousarray(image, np.float32)
+    return np.ascontiguousarray(image, np.float32), make in (_horizon, _dead_leaves)
 
 
 PATTERNS = ("striped", "checkered", "dotted")
