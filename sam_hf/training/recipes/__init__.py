@@ -1,0 +1,1 @@
+"""Written-down training sequences, one module each."""
