@@ -200,7 +200,7 @@ _TABLE: tuple[tuple[tuple[str, ...], str], ...] = (
         "paper=toilet paper, spool of thread, receipt, fire=flame, snowflake, rainbow, cloud, full moon "
         "symbol=moon, crescent moon=crescent moon/moon, black sun with rays=sun, ringed planet=planet, earth "
         "globe americas=globe, droplet=water drop, banknote with dollar sign=dollar bill, chequered "
-        "flag=checkered flag, clapper board, artist palette=palette, film frames=film strip, smoking "
+        "flag=racing flag, clapper board, artist palette=palette, film frames=film strip, smoking "
         "symbol=cigarette, coffin, world map=map, studio microphone, level slider, izakaya lantern=lantern, "
         "wind chime, octagonal sign=stop sign, horizontal traffic light=traffic light, construction "
         "sign=barrier, fuel pump=gas pump, shopping trolley=shopping cart, headstone=gravestone, diya "

@@ -90,7 +90,7 @@ class ObjectPainter:
         rng = self.rng
         held_out = self.materials.split == "test" and rng.random() < 0.5
         wants_parts = (
-            depth < _DEPTH and rng.random() < (0.65 if depth == 0 else 0.4) and radius > 0.09 * len(self.canvas.image)
+            depth < _DEPTH and rng.random() < (0.65 if depth == 0 else 0.6) and radius > 0.09 * len(self.canvas.image)
         )
         avoid = self.painted[host].attributes.possible_colours if host is not None else frozenset()
         name, colour = self._pair(held_out, HOSTS if wants_parts else SHAPES, avoid)
@@ -115,7 +115,7 @@ class ObjectPainter:
             angle = start + k * 6.2832 / count
             local = np.array((np.cos(angle), np.sin(angle))) * spread + (rng.random(2) - 0.5) * 0.2 * room
             centre = matrix[:, :2] @ local + matrix[:, 2]
-            radius = unit * room * (0.28 + (0.42 if count == 1 else 0.14) * rng.random())
+            radius = unit * room * (0.3 + (0.4 if count == 1 else 0.14) * rng.random())
             if self.materials.atlas is not None and rng.random() < 0.2:
                 self.glyph(centre, radius, host)
             else:

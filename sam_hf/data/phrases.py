@@ -124,7 +124,11 @@ def _article(phrase: str, rng: np.random.Generator) -> str:
     pick = rng.random()
     if pick < 0.7:
         return phrase
-    return f"the {phrase}" if pick < 0.85 else f"{'an' if phrase[0] in 'aeio' else 'a'} {phrase}"
+    return (
+        f"the {phrase}"
+        if pick < 0.85
+        else f"{'an' if phrase[0] in 'aeio' or phrase.startswith('um') else 'a'} {phrase}"
+    )
 
 
 def describe(things: Sequence[Thing], index: int, rng: np.random.Generator) -> tuple[str, ...]:

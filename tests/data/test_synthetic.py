@@ -27,10 +27,11 @@ else:
 needs_font = pytest.mark.skipif(FONT is None, reason=REASON)
 FONTS = [pytest.param(False, id="shapes"), pytest.param(None, id="emoji", marks=needs_font)]
 
+WORDS = frozenset(vocabulary("test"))
 SIZES = {"big", "large", "small", "little"}
 
 
-def scenes(count: int, split: str = "train", font=None, size: int = 96, seed: int = 0):
+def scenes(count: int, split: str = "train", font=None, size: int = 64, seed: int = 0):
     generator = SceneGenerator(size, split, seed, font)
     return [generator(index) for index in range(count)]
 
@@ -53,7 +54,7 @@ def parse(phrase: str):
     adjective = re.match(rf"((?:{'|'.join(COLOURS)})(?: and (?:{'|'.join(COLOURS)}))?) ", " ".join(words) + " ")
     if adjective and len(words) > len(adjective[1].split()):
         rest = " ".join(words[len(adjective[1].split()) :])
-        if " ".join(words) not in vocabulary("test") or rest in SHAPES or rest == "shape":
+        if " ".join(words) not in WORDS or rest in SHAPES or rest == "shape":
             colours, words = adjective[1].split(" and "), rest.split()
     if words[0] in PATTERNS:
         pattern = words.pop(0)
@@ -96,12 +97,12 @@ def test_scene_is_the_same_in_another_process():
 @pytest.mark.parametrize("font", FONTS)
 def test_masks_are_visible_pixels_of_wholes_and_parts(font):
     kinds, parts_of_parts = set(), 0
-    for scene in scenes(60, font=font):
-        assert scene.image.shape == (96, 96, 3) and scene.image.dtype == np.uint8
-        claimed = np.zeros((96, 96), int)
+    for scene in scenes(150, font=font):
+        assert scene.image.shape == (64, 64, 3) and scene.image.dtype == np.uint8
+        claimed = np.zeros((64, 64), int)
         for k, o in enumerate(scene.objects):
             kinds.add(o.kind)
-            assert o.mask.shape == (96, 96) and o.mask.dtype == bool
+            assert o.mask.shape == (64, 64) and o.mask.dtype == bool
             assert o.mask.mean() >= 0.003
             assert (o.kind == "part") or o.parent is None
             if o.parent is None:
@@ -120,7 +121,7 @@ def test_masks_are_visible_pixels_of_wholes_and_parts(font):
 @pytest.mark.parametrize("font", FONTS)
 def test_phrases_are_true_of_one_object(font, split):
     plain = sized = placed = 0
-    for scene in scenes(150, split, font):
+    for scene in scenes(80, split, font):
         for o in scene.objects:
             assert len(o.phrases) <= 6 and len(set(o.phrases)) == len(o.phrases)
             for phrase in o.phrases:
@@ -139,7 +140,7 @@ def test_phrases_are_true_of_one_object(font, split):
                 else:
                     plain += 1
                     assert not rivals, (phrase, [r.attributes.noun for r in rivals])
-    assert plain > 300 and sized > 0 and placed > 0
+    assert plain > 200 and sized > 0 and placed > 0
 
 
 @pytest.mark.parametrize("font", FONTS)
@@ -152,12 +153,12 @@ def test_most_objects_have_phrases(font):
 @pytest.mark.parametrize("font", FONTS)
 def test_absent_phrases_fit_nothing(font, split):
     hard = 0
-    for scene in scenes(120, split, font):
+    for scene in scenes(60, split, font):
         assert 2 <= len(scene.absent_phrases) <= 4
         for phrase in scene.absent_phrases:
             assert not any(fits(o, phrase) for o in scene.objects), phrase
             hard += parse(phrase)[3] in {o.attributes.noun for o in scene.objects}
-    assert hard > 20, "some must have the right noun and the wrong colour"
+    assert hard > 10, "some must have the right noun and the wrong colour"
 
 
 def test_held_out_pairs_never_in_train():
