@@ -18,7 +18,7 @@ from .scores import mask_iou
 __all__ = ["FELZENSZWALB_SETTINGS", "choose_felzenszwalb", "felzenszwalb_regions", "grabcut", "region_under"]
 
 # (scale, sigma): how large regions grow, and how much the picture is blurred first
-FELZENSZWALB_SETTINGS = tuple((scale, sigma) for sigma in (0.0, 0.5, 0.8) for scale in (50, 100, 200, 400, 800))
+FELZENSZWALB_SETTINGS = tuple((scale, sigma) for sigma in (0.0, 0.5, 0.8) for scale in (100, 200, 400, 800, 1600))
 GRABCUT_ITERATIONS = 5
 
 

@@ -109,7 +109,7 @@ def _disc(radius: int) -> np.ndarray:
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
 
 
-def rough_mask(mask: np.ndarray, rng: np.random.Generator, strength: float = 0.12) -> tuple[np.ndarray, str]:
+def rough_mask(mask: np.ndarray, rng: np.random.Generator, strength: float = 0.08) -> tuple[np.ndarray, str]:
     """A mask as a hasty annotator would hand it over: eroded, dilated or shifted.
 
     Args:

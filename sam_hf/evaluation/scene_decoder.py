@@ -11,13 +11,10 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
-__all__ = ["Decode", "Decoded", "SceneEncoder", "mask_prompt_logits"]
+__all__ = ["Decode", "Decoded", "SceneEncoder"]
 
-# Certainty of a binary mask handed over as a prompt; previous-round logits, which the prompt encoder knows from
-# training, are of this size where the model is confident.
-CERTAIN_LOGIT = 8.0
+PROMPTS = ("input_points", "input_labels", "input_boxes", "input_masks", "input_ids", "attention_mask")
 
 
 @dataclass(frozen=True)
@@ -63,25 +60,6 @@ class Decode(Protocol):
         ...
 
 
-def mask_prompt_logits(masks: np.ndarray, resized: tuple[int, int], image_size: int, side: int) -> torch.Tensor:
-    """Binary masks as the logits that the prompt encoder takes.
-
-    Args:
-        masks: Boolean (P, H, W), original pixels.
-        resized: (height, width) of the picture inside the padded model image.
-        image_size: Side S of the padded model image.
-        side: Side 4h of the mask prompt.
-
-    Returns:
-        float32 (P, 1, 4h, 4w): each cell's covered share, mapped linearly to +-`CERTAIN_LOGIT`; padding is background.
-    """
-    pixels = torch.from_numpy(np.ascontiguousarray(masks)).float().unsqueeze(1)  # (P, 1, H, W)
-    pixels = F.interpolate(pixels, size=resized, mode="bilinear", align_corners=False, antialias=True)
-    pixels = F.pad(pixels, (0, image_size - resized[1], 0, image_size - resized[0]))  # (P, 1, S, S)
-    covered = F.interpolate(pixels, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
-    return (2 * covered - 1) * CERTAIN_LOGIT
-
-
 class SceneEncoder:
     """Encodes pictures with a `SamModel` and hands out one `Decode` per picture.
 
@@ -96,7 +74,6 @@ class SceneEncoder:
         self.device = next(model.parameters()).device
         self.dtype = next(model.parameters()).dtype
         self.image_size = int(model.config.vision_config.image_size)
-        self.mask_side = 4 * int(model.config.prompt_encoder_config.image_embedding_size)
 
     @property
     def understands_text(self) -> bool:
@@ -116,11 +93,9 @@ class SceneEncoder:
         inputs = self.processor(images=list(images), return_tensors="pt")
         pixels = inputs["pixel_values"].to(self.device, self.dtype)
         embeddings = self.model.get_image_embeddings(pixels)  # (B, C, h, w)
-        originals = torch.as_tensor(inputs["original_sizes"]).tolist()
-        resizeds = torch.as_tensor(inputs["reshaped_input_sizes"]).tolist()
+        sizes = torch.as_tensor(inputs["original_sizes"]).tolist()
         return [
-            partial(self._decode, embeddings[index : index + 1], tuple(originals[index]), tuple(resizeds[index]))
-            for index in range(len(images))
+            partial(self._decode, embeddings[index : index + 1], tuple(sizes[index])) for index in range(len(images))
         ]
 
     @torch.inference_mode()
@@ -128,7 +103,6 @@ class SceneEncoder:
         self,
         embedding: torch.Tensor,
         original: tuple[int, int],
-        resized: tuple[int, int],
         *,
         points: np.ndarray | None = None,
         labels: np.ndarray | None = None,
@@ -140,35 +114,24 @@ class SceneEncoder:
     ) -> Decoded:
         if masks is not None and previous is not None:
             raise ValueError("masks: expected either rough masks or `previous` logits, got both")
-        scale = np.array([resized[1] / original[1], resized[0] / original[0]])
-        prompts: dict[str, torch.Tensor] = {}
-        if points is not None:
-            if labels is None:
-                raise ValueError("labels: expected one label per point, got None")
-            prompts["input_points"] = self._tensor(np.asarray(points) * scale).unsqueeze(0)  # (1, P, N, 2)
-            prompts["input_labels"] = torch.as_tensor(np.asarray(labels), device=self.device).long().unsqueeze(0)
-        if boxes is not None:
-            prompts["input_boxes"] = self._tensor(np.asarray(boxes) * np.tile(scale, 2)).unsqueeze(0)  # (1, P, 4)
-        if masks is not None:
-            logits = mask_prompt_logits(masks, resized, self.image_size, self.mask_side)
-            prompts["input_masks"] = self._tensor(logits).unsqueeze(0)  # (1, P, 1, 4h, 4w)
-        if previous is not None:
-            prompts["input_masks"] = self._tensor(previous)[None, :, None]  # (1, P, 1, 4h, 4w)
-        if text is not None:
-            prompts.update(self._tokens(text))
+        inputs = self.processor(
+            original_sizes=[original],
+            input_points=None if points is None else [np.asarray(points, np.float32)],
+            input_labels=None if labels is None else [np.asarray(labels)],
+            input_boxes=None if boxes is None else [np.asarray(boxes, np.float32)],
+            input_masks=None if masks is None else [np.asarray(masks)],
+            text=None if text is None else [list(text)],
+            return_tensors="pt",
+        )
+        prompts = {name: inputs[name].to(self.device) for name in PROMPTS if name in inputs}
+        if previous is not None:  # low-resolution already: nothing to convert
+            prompts["input_masks"] = torch.as_tensor(previous, device=self.device)[None, :, None]  # (1, P, 1, 4h, 4w)
         output = self.model(image_embeddings=embedding, multimask_output=multimask, **prompts)
         upsampled = self.processor.post_process_masks(
-            output.pred_masks.float().cpu(), torch.tensor([original]), torch.tensor([resized])
+            output.pred_masks.float().cpu(), inputs["original_sizes"], inputs["reshaped_input_sizes"]
         )[0]  # (P, M, H, W)
         return Decoded(
             masks=np.asarray(upsampled, dtype=bool),
             scores=output.iou_scores[0].float().cpu().numpy(),
             logits=output.pred_masks[0].float().cpu().numpy(),
         )
-
-    def _tensor(self, values: np.ndarray | torch.Tensor) -> torch.Tensor:
-        return torch.as_tensor(values).to(self.device, torch.float32)
-
-    def _tokens(self, text: Sequence[str]) -> dict[str, torch.Tensor]:
-        tokens = self.processor.tokenizer(list(text))
-        return {name: tokens[name].to(self.device).unsqueeze(0) for name in ("input_ids", "attention_mask")}
