@@ -1,7 +1,9 @@
-"""The prompts of one training step: the simulated first prompt of every mask, and how clicks and masks are added in later rounds.
+"""The prompts of one training step: the simulated first prompt of every mask, and how clicks and masks are added in
+later rounds.
 
-Different prompts of one call may be of different kinds; what a prompt does not have is padded the way `SamModel.forward` takes it (points with
-label -10, boxes of four -10, masks and text vectors of NaN), and padding never changes an answer.
+Different prompts of one call may be of different kinds; what a prompt does not have is padded the way
+`SamModel.forward` takes it (points with label -10, boxes of four -10, masks and text vectors of NaN), and padding
+never changes an answer.
 """
 
 from __future__ import annotations

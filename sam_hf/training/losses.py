@@ -1,13 +1,17 @@
 """Losses of promptable segmentation, one value per mask.
 
-Every function takes logits and targets of shape (..., H, W) and returns (...): nothing is reduced over masks, because the training loop
-needs the loss of each of the three candidate masks before it keeps the lowest one. All are computed in float32 whatever the model's dtype.
+Every function takes logits and targets of shape (..., H, W) and returns (...): nothing is reduced over masks,
+because the training loop needs the loss of each of the three candidate masks before it keeps the lowest one. All
+are computed in float32 whatever the model's dtype.
 
-Resolution: the paper does not say where its loss lives. Here it is the decoder's own low resolution (4h x 4w, 256 x 256 for 1024 px images),
-against targets reduced by area averaging; at that size the loss costs little beside the decoder.
+Resolution: the paper does not say where its loss lives. Here it is the decoder's own low resolution (4h x 4w, 256 x
+256 for 1024 px images), against targets reduced by area averaging; at that size the loss costs little beside the
+decoder.
 
-Source: Kirillov et al. 2023, §3 "Losses and training" and appendix A "Training recipe"; focal loss: Lin et al. 2017 (arXiv 1708.02002);
-dice: Milletari et al. 2016 (arXiv 1606.04797) with the +1 smoothing that DETR and SAM 2 use. The class-balanced cross-entropy is not in the
+Source: Kirillov et al. 2023, §3 "Losses and training" and appendix A "Training recipe"; focal loss: Lin et al. 2017
+(arXiv 1708.02002);
+dice: Milletari et al. 2016 (arXiv 1606.04797) with the +1 smoothing that DETR and SAM 2 use. The class-balanced
+cross-entropy is not in the
 paper: it is what lets a small model leave "predict nothing" when nothing was pre-trained.
 """
 
@@ -23,7 +27,8 @@ FOCAL_GAMMA = 2.0
 def _check(logits: torch.Tensor, targets: torch.Tensor) -> None:
     if logits.ndim < 2 or logits.shape[-2:] != targets.shape[-2:]:
         raise ValueError(
-            f"logits and targets must have the same height and width, got {tuple(logits.shape)} and {tuple(targets.shape)}"
+            "logits and targets must have the same height and width, "
+            f"got {tuple(logits.shape)} and {tuple(targets.shape)}"
         )
 
 
@@ -105,7 +110,8 @@ def balanced_bce_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tens
 def mask_iou(logits: torch.Tensor, targets: torch.Tensor, threshold: float = 0.0) -> torch.Tensor:
     """Intersection over union of the thresholded prediction and the target; 0 where both are empty.
 
-    Both-empty counts as 0, not 1, because the value is the target of the quality head: a phrase whose object is absent must score low.
+    Both-empty counts as 0, not 1, because the value is the target of the quality head: a phrase whose object is
+    absent must score low.
 
     Returns:
         (...) float32 in [0, 1], without gradient.

@@ -1,7 +1,7 @@
 """Parameter groups, learning-rate schedules and the moving average of the weights.
 
-Source: appendix A (AdamW, layer-wise decay 0.8 for ViT-H/L, warm-up then steps); no weight decay on biases, norms and embeddings as in SAM 2's
-training code.
+Source: appendix A (AdamW, layer-wise decay 0.8 for ViT-H/L, warm-up then steps); no weight decay on biases, norms
+and embeddings as in SAM 2's training code.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def parameter_groups(
         lr: peak learning rate; kept per group as `base_lr`.
         weight_decay: for matrices and convolutions; vectors (biases, norms) and embeddings get none.
         layer_decay: block i of L in the image encoder gets `lr * layer_decay ** (L + 1 - i)`; 1 switches it off.
-        lr_multipliers: regular expression -> factor for the parameters whose name it finds; the first match counts, 0 freezes.
+        lr_multipliers: regular expression -> factor for the parameters whose name it finds; the first match counts,
+            0 freezes.
 
     Returns:
         Groups with `params`, `lr`, `base_lr`, `weight_decay`.

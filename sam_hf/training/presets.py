@@ -1,7 +1,8 @@
 """What one training step of promptable segmentation does: the options, and the settings that reproduce known recipes.
 
-A *first prompt* is named by its parts joined with "+": `"point"`, `"points"` (two or three at once), `"box"`, `"text"`, `"mask"` (a rough mask),
-and any mixture such as `"text+point"`. Probabilities are relative; kinds a prompt cannot have (text without a phrase) are left out for it.
+A *first prompt* is named by its parts joined with "+": `"point"`, `"points"` (two or three at once), `"box"`,
+`"text"`, `"mask"` (a rough mask), and any mixture such as `"text+point"`. Probabilities are relative; kinds a
+prompt cannot have (text without a phrase) are left out for it.
 """
 
 from __future__ import annotations
@@ -23,26 +24,28 @@ class PromptableConfig:
         iou_weight: weight of the quality head's loss.
         iou_loss: `"mse"` (paper) or `"l1"` (SAM 2).
         iou_on: `"best"`: supervise the score of the back-propagated mask only (paper); `"all"`: of every mask (SAM 2).
-        others_weight: weight of the mean loss of the masks that are *not* the best of three. 0 in the paper; a few percent keeps all three
-            tokens alive when training starts from nothing.
+        others_weight: weight of the mean loss of the masks that are *not* the best of three. 0 in the paper; a few
+            percent keeps all three tokens alive when training starts from nothing.
         rounds: smallest and largest number of rounds, drawn per step.
-        no_point_rounds: how many of them bring no new point, only the previous logits: one last, the others at random places.
+        no_point_rounds: how many of them bring no new point, only the previous logits: one last, the others at
+            random places.
         first_prompts: kind -> probability in the steps whose first round uses the three-mask tokens.
-        first_prompts_single: kind -> probability in the steps whose first round uses the single-mask token; meant for prompts that are
-            not ambiguous. The paper uses that token from the second round on only.
+        first_prompts_single: kind -> probability in the steps whose first round uses the single-mask token; meant
+            for prompts that are not ambiguous. The paper uses that token from the second round on only.
         single_first: probability of such a step.
-        mask_prompt_drop: probability, per prompt and later round, of withholding the previous logits: a predictor that is given five
-            clicks at once has none.
-        ground_truth_clicks: fraction of later clicks drawn from the ground truth instead of the error region (0 in SAM, 0.1 in SAM 2).
+        mask_prompt_drop: probability, per prompt and later round, of withholding the previous logits: a predictor
+            that is given five clicks at once has none.
+        ground_truth_clicks: fraction of later clicks drawn from the ground truth instead of the error region (0 in
+            SAM, 0.1 in SAM 2).
         box_noise: see `prompt_sampling.jitter_boxes`.
         box_noise_kind: `"normal"` (paper) or `"uniform"` (SAM 2).
         max_area: masks covering more of the image than this are left out (paper: 0.9).
         absent_iou_weight: weight of "score 0" for phrases whose object is absent, relative to one present mask.
         absent_mask_weight: weight of "empty mask" for the same.
-        text_sources: relative probability of feeding, as a prompt's text vector, the phrase's own vector, the vector of the object's image
-            crop (paper, appendix D.5), or a random point between the two (CLIPSeg).
-        text_gap: `"none"`, `"mean"` (move the image vectors' mean to the text vectors' mean) or `"mean+noise"` (and add noise), against the
-            gap between the two modalities.
+        text_sources: relative probability of feeding, as a prompt's text vector, the phrase's own vector, the
+            vector of the object's image crop (paper, appendix D.5), or a random point between the two (CLIPSeg).
+        text_gap: `"none"`, `"mean"` (move the image vectors' mean to the text vectors' mean) or `"mean+noise"` (and
+            add noise), against the gap between the two modalities.
         text_gap_noise: norm of that noise relative to the unit vector.
         seed: of the choices that every process must make alike (number of rounds, kind of step).
 
@@ -97,6 +100,11 @@ class PromptableConfig:
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
 
+    @property
+    def uses_image_vectors(self) -> bool:
+        """Whether some text prompts are vectors of image crops."""
+        return any(weight > 0 for name, weight in self.text_sources.items() if name != "text")
+
 
 def _check_weights(name: str, weights: Mapping[str, float], allowed: tuple[str, ...] | None) -> None:
     if not weights or min(weights.values()) < 0 or sum(weights.values()) <= 0:
@@ -118,8 +126,9 @@ SAM2_STYLE = replace(
     ground_truth_clicks=0.1,
     box_noise_kind="uniform",
 )
-"""SAM 2, appendix C.2 and its training code, image part: L1 on all scores, 7 corrective clicks, a tenth of them from the ground truth, uniform box
-noise. SAM 2's sigmoid on the scores is a property of its model and not reproduced; clip gradients at 0.1 in the trainer."""
+"""SAM 2, appendix C.2 and its training code, image part: L1 on all scores, 7 corrective clicks, a tenth of them
+from the ground truth, uniform box noise. SAM 2's sigmoid on the scores is a property of its model and not
+reproduced; clip gradients at 0.1 in the trainer."""
 
 FROM_SCRATCH = replace(
     SAM1_PAPER,
@@ -135,15 +144,17 @@ FROM_SCRATCH = replace(
     mask_prompt_drop=0.2,
     ground_truth_clicks=0.1,
 )
-"""A small model without pre-training. The paper's 20:1 focal loss stalls at "predict nothing" there; class-balanced cross-entropy + dice does not.
-Fewer rounds buy more images; the single-mask token is trained on unambiguous first prompts too, because that is how a predictor uses it."""
+"""A small model without pre-training. The paper's 20:1 focal loss stalls at "predict nothing" there; class-balanced
+cross-entropy + dice does not. Fewer rounds buy more images; the single-mask token is trained on unambiguous first
+prompts too, because that is how a predictor uses it."""
 
 TEXT_D5 = replace(
     SAM1_PAPER,
     first_prompts={"text": 1.0},
     text_sources={"image": 1.0},
 )
-"""Appendix D.5: the CLIP image vector of the object's crop is the first prompt, clicks follow; no real text is seen."""
+"""Appendix D.5: the CLIP image vector of the object's crop is the first prompt, clicks follow; no real text is
+seen."""
 
 PRESETS: dict[str, PromptableConfig] = {
     "sam1_paper": SAM1_PAPER,

@@ -1,10 +1,12 @@
 """Simulated prompts: what a person would have clicked, drawn or roughly painted.
 
-Masks come as (B, P, H, W) at any resolution; points and boxes go out in *resized* pixels, the frame of `SamModel.forward`. A pixel (row i,
-column j) of a mask with cell size s (= image_size / W) covers [j*s, (j+1)*s); the model adds 0.5 to what it is given, so the point that lands on
-the centre of that cell is ((j + 0.5) * s - 0.5, (i + 0.5) * s - 0.5). At s = 1 that is simply (j, i).
+Masks come as (B, P, H, W) at any resolution; points and boxes go out in *resized* pixels, the frame of
+`SamModel.forward`. A pixel (row i, column j) of a mask with cell size s (= image_size / W) covers [j*s, (j+1)*s);
+the model adds 0.5 to what it is given, so the point that lands on the centre of that cell is ((j + 0.5) * s - 0.5,
+(i + 0.5) * s - 0.5). At s = 1 that is simply (j, i).
 
-Everything is vectorised over masks, uses the global torch generator of the masks' device, and allocates one integer map per call.
+Everything is vectorised over masks, uses the global torch generator of the masks' device, and allocates one integer
+map per call.
 
 Source: §3 and appendix A "Prompt sampling" / interactive segmentation.
 """
@@ -36,7 +38,8 @@ def _to_resized_pixels(index: torch.Tensor, width: int, height: int, image_size:
 def _random_pixel(region: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """A uniformly random true pixel of each region.
 
-    Draws a rank and finds the pixel of that rank in the running count: one random number per mask and no per-pixel noise.
+    Draws a rank and finds the pixel of that rank in the running count: one random number per mask and no per-pixel
+        noise.
 
     Returns:
         index: (B, P) flat pixel index, 0 where the region is empty.
@@ -74,8 +77,9 @@ def sample_error_points(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The next click: a uniformly random pixel on which prediction and ground truth disagree.
 
-    A missed pixel (false negative) gives a foreground point, a surplus pixel (false positive) a background point. Where the prediction is
-    perfect the point comes from the ground truth with label 1 (the paper does not say; a confirming click changes nothing for the worse).
+    A missed pixel (false negative) gives a foreground point, a surplus pixel (false positive) a background point.
+    Where the prediction is perfect the point comes from the ground truth with label 1 (the paper does not say; a
+    confirming click changes nothing for the worse).
 
     Args:
         predicted: (B, P, H, W) bool, thresholded prediction.
@@ -102,9 +106,11 @@ def sample_error_points(
 
 
 def tight_boxes(masks: torch.Tensor, image_size: int) -> torch.Tensor:
-    """Tight boxes (B, P, 4), xyxy in resized pixels, corners at the outermost foreground pixel centres; `NO_BOX` rows for empty masks.
+    """Tight boxes (B, P, 4), xyxy in resized pixels, corners at the outermost foreground pixel centres; `NO_BOX`
+    rows for empty masks.
 
-    The corner is a pixel, not the far edge of that pixel, as in Meta's `batched_mask_to_box`: the model adds 0.5 to either corner.
+    The corner is a pixel, not the far edge of that pixel, as in Meta's `batched_mask_to_box`: the model adds 0.5 to
+    either corner.
 
     Raises:
         ValueError: `masks` is not four-dimensional.
@@ -159,8 +165,8 @@ def jitter_boxes(
 def rough_masks(masks: torch.Tensor, magnitude: tuple[float, float] = (2.0, 20.0)) -> torch.Tensor:
     """Degraded ground truth as mask-prompt logits: what a brush or another model would hand over for refinement.
 
-    The blurred mask plus coarse noise is thresholded again (ragged or wobbly outline, bites, blobs), moved by a few pixels, and given one
-    random confidence per mask.
+    The blurred mask plus coarse noise is thresholded again (ragged or wobbly outline, bites, blobs), moved by a few
+    pixels, and given one random confidence per mask.
 
     Args:
         masks: (B, P, H, W) at the decoder's low resolution.

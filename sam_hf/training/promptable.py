@@ -1,9 +1,10 @@
-"""`SamForPromptableTraining`: one `forward` that encodes the images once and simulates the whole interaction on the embeddings.
+"""`SamForPromptableTraining`: one `forward` that encodes the images once and simulates the whole interaction on the
+embeddings.
 
-Round 0 gives every mask a simulated first prompt; each later round adds a click in the error region of the current prediction and feeds the
-previous unthresholded logits back as a mask prompt. Everything happens inside one `forward`, so that data-parallel wrappers see one forward and
-one backward. The paper leaves open how the rounds' losses are combined; here they are averaged, so that the number of rounds does not change
-the scale of the loss.
+Round 0 gives every mask a simulated first prompt; each later round adds a click in the error region of the current
+prediction and feeds the previous unthresholded logits back as a mask prompt. Everything happens inside one
+`forward`, so that data-parallel wrappers see one forward and one backward. The paper leaves open how the rounds'
+losses are combined; here they are averaged, so that the number of rounds does not change the scale of the loss.
 
 Source: §3 "Resolving ambiguity", "Losses and training"; appendix A. Differs in what `presets.PromptableConfig` says.
 """
@@ -29,8 +30,8 @@ def round_plan(config: PromptableConfig, step: int) -> tuple[bool, list[bool]]:
 
     Returns:
         single_first: whether round 0 uses the single-mask token.
-        new_point: for each round after the first, whether it brings a new point. With `no_point_rounds = 2` and 11 rounds: eight times
-            true, false at a random place among them and false at the end.
+        new_point: for each round after the first, whether it brings a new point. With `no_point_rounds = 2` and 11
+            rounds: eight times true, false at a random place among them and false at the end.
     """
     rng = random.Random(f"{config.seed}/{step}")
     later = rng.randint(*config.rounds) - 1
@@ -49,8 +50,8 @@ class SamForPromptableTraining(nn.Module):
     Args:
         model: a `SamModel`, with or without text branch.
         config: what a step does; see `presets`.
-        crop_encoder: callable (pixel_values (B,3,S,S), masks (B,P,H,W)) -> (B,P,D) unit vectors in CLIP's joint space, needed when
-            `config.text_sources` asks for image vectors. It is not trained.
+        crop_encoder: callable (crops (B,P,3,s,s) uint8, crop_masks (B,P,s,s)) -> (B,P,D) unit vectors in CLIP's joint
+            space, such as `clip.CropEncoder`, needed when `config.text_sources` asks for image vectors. Not trained.
         text_means: (image mean, text mean), each (D,), for `config.text_gap`.
 
     Raises:
@@ -67,7 +68,7 @@ class SamForPromptableTraining(nn.Module):
         super().__init__()
         self.model = model
         self.config = config
-        from_images = self._image_share() > 0
+        from_images = config.uses_image_vectors
         if from_images and crop_encoder is None:
             raise ValueError(f"text_sources {dict(config.text_sources)} needs crop_encoder, got None")
         if from_images and config.text_gap != "none" and text_means is None:
@@ -85,6 +86,8 @@ class SamForPromptableTraining(nn.Module):
         attention_mask: torch.Tensor | None = None,
         text_embeds: torch.Tensor | None = None,
         has_text: torch.Tensor | None = None,
+        crops: torch.Tensor | None = None,
+        crop_masks: torch.Tensor | None = None,
         step: int = 0,
     ) -> dict[str, Any]:
         """Loss of one batch.
@@ -98,6 +101,8 @@ class SamForPromptableTraining(nn.Module):
             attention_mask: (B, P, T).
             text_embeds: (B, P, D) unit vectors, instead of `input_ids`.
             has_text: (B, P) bool; which slots have a phrase. Default: all, when text is given.
+            crops: (B, P, 3, s, s) uint8 crops of the objects, for `crop_encoder`.
+            crop_masks: (B, P, s, s) the masks in them.
             step: number of the optimizer step; decides what all processes must decide alike.
 
         Returns:
@@ -124,8 +129,12 @@ class SamForPromptableTraining(nn.Module):
             absent, has_text = torch.zeros_like(absent), torch.zeros_like(absent)
         else:
             has_text = valid if has_text is None else has_text.bool() & valid
-        if self._image_share() > 0:
-            text, has_text = self._mixed_vectors(pixel_values, masks, text_embeds, has_text), has_text | present
+        if config.uses_image_vectors:
+            if crops is None or crop_masks is None:
+                raise ValueError("text_sources asks for image vectors: the batch must hold crops and crop_masks")
+            drawn = crop_masks.flatten(2).any(-1)
+            text = self._mixed_vectors(self.crop_encoder(crops, crop_masks), text_embeds, has_text, drawn)
+            has_text = has_text | (drawn & valid)
         else:
             text = text_embeds
 
@@ -164,23 +173,20 @@ class SamForPromptableTraining(nn.Module):
         best = output.iou_scores.argmax(-1)[..., None, None, None].expand(-1, -1, 1, *output.pred_masks.shape[-2:])
         return contact_sheet(pixel_values, masks, points, output.pred_masks.gather(2, best).squeeze(2))
 
-    def _image_share(self) -> float:
-        return sum(weight for name, weight in self.config.text_sources.items() if name != "text")
-
     def _mixed_vectors(
-        self, pixel_values: torch.Tensor, masks: torch.Tensor, text: torch.Tensor | None, has_text: torch.Tensor
+        self, image: torch.Tensor, text: torch.Tensor | None, has_text: torch.Tensor, has_image: torch.Tensor
     ) -> torch.Tensor:
-        """(B, P, D) vectors to prompt with: the phrase's, the image crop's, or a point between, drawn as `text_sources` says.
+        """(B, P, D) vectors to prompt with: the phrase's, the crop's, or a point between, drawn as `text_sources`
+        says.
 
-        Prompts without a phrase get the crop's vector, those without a mask (absent objects) the phrase's.
+        Prompts without a phrase get the crop's vector, those without a crop (absent objects) the phrase's.
         """
-        with torch.no_grad():
-            image = self.crop_encoder(pixel_values, masks).float()
-            if self.config.text_gap != "none":
-                image = image + self.text_shift
-            if self.config.text_gap == "mean+noise":
-                image = image + torch.randn_like(image) * (self.config.text_gap_noise / image.shape[-1] ** 0.5)
-            image = nn.functional.normalize(image, dim=-1)
+        image = image.detach().float()
+        if self.config.text_gap != "none":
+            image = image + self.text_shift
+        if self.config.text_gap == "mean+noise":
+            image = image + torch.randn_like(image) * (self.config.text_gap_noise / image.shape[-1] ** 0.5)
+        image = nn.functional.normalize(image, dim=-1)
         if text is None:
             return image
         names = ("text", "image", "interpolation")
@@ -188,14 +194,15 @@ class SamForPromptableTraining(nn.Module):
         source = torch.multinomial(weights, has_text.numel(), replacement=True).reshape(has_text.shape)
         source = source.to(image.device)
         share = torch.where(source == 2, torch.rand(source.shape, device=image.device), (source == 0).float())
-        share = torch.where(masks.bool().flatten(2).any(-1), share, torch.ones_like(share)) * has_text
+        share = torch.where(has_image, share, torch.ones_like(share)) * has_text
         text = torch.where(has_text.unsqueeze(-1), text.float(), image)  # missing phrases are NaN
         return nn.functional.normalize(torch.lerp(image, text, share.unsqueeze(-1)), dim=-1)
 
     def _next_prompts(
         self, prompts: Prompts, logits: torch.Tensor, truth: torch.Tensor, image_size: int, new_point: bool
     ) -> Prompts:
-        """Prompts of a later round: previous `logits` (B, P, 4h, 4w) as mask prompt and, with `new_point`, one more click."""
+        """Prompts of a later round: previous `logits` (B, P, 4h, 4w) as mask prompt and, with `new_point`, one more
+        click."""
         if new_point:
             point, label = sampling.sample_error_points(logits > 0, truth, image_size)
             if self.config.ground_truth_clicks > 0:

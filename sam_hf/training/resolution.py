@@ -30,8 +30,9 @@ def config_at_resolution(config: SamConfig, size: int) -> SamConfig:
 def at_resolution(model: SamModel, size: int) -> SamModel:
     """A copy of `model` for images of another size, with the same weights.
 
-    Point positions are normalised by the image size, convolutions and windows take any size; only a ViT's absolute positions (2-D) and relative
-    positions of its global blocks (1-D) depend on it and are resampled, as ViTDet does between pre-training and detection.
+    Point positions are normalised by the image size, convolutions and windows take any size; only a ViT's absolute
+    positions (2-D) and relative positions of its global blocks (1-D) depend on it and are resampled, as ViTDet does
+    between pre-training and detection.
 
     Args:
         model: the model; it is not changed and shares no memory with the result.

@@ -1,4 +1,5 @@
-"""Synthetic scenes as training samples: a sample is a pure function of (seed, index), so any number of workers and any restart see the same data."""
+"""Synthetic scenes as training samples: a sample is a pure function of (seed, index), so any number of workers and
+any restart see the same data."""
 
 from __future__ import annotations
 
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import Dataset
+
+from sam_hf.training.crop_dataset import random_crop
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
@@ -31,13 +34,15 @@ class SceneDataset(Dataset):
     """An endless stream of scenes with `prompts` objects each; it has no length, index `i` is scene `i`.
 
     Args:
-        generator: callable index -> `Scene`, e.g. `SceneGenerator(size=S, split="train", seed=0)`; a pure function of the index.
+        generator: callable index -> `Scene`, e.g. `SceneGenerator(size=S, split="train", seed=0)`; a pure function
+            of the index.
         prompts: slots P per scene. Scenes with fewer objects repeat them (each slot is prompted differently).
         absent: how many of the slots go to phrases that are true of nothing in the scene.
         part_share: share of slots that go to parts, where a scene has parts.
         tokenizer: list of phrases -> {"input_ids" (n, T), "attention_mask" (n, T)}; None for a model without text.
         text_share: fraction of slots that get a phrase, where the object has one.
         first_phrase: probability of the object's best phrase; else any of its phrases.
+        crop_size: side of the crops for `clip.CropEncoder`, or None for none.
         min_area: smallest object, as a fraction of the image.
         max_area: largest object, likewise (paper: masks over 90 % of the image are dropped).
         seed: of the choices made here.
@@ -55,6 +60,7 @@ class SceneDataset(Dataset):
         tokenizer: Callable[[list[str]], dict[str, torch.Tensor]] | None = None,
         text_share: float = 1.0,
         first_phrase: float = 0.5,
+        crop_size: int | None = None,
         min_area: float = 0.001,
         max_area: float = 0.9,
         seed: int = 0,
@@ -63,10 +69,12 @@ class SceneDataset(Dataset):
             raise ValueError(f"prompts must be positive and absent smaller than it, got {prompts} and {absent}")
         self.generator, self.prompts, self.absent, self.part_share = generator, prompts, absent, part_share
         self.tokenizer, self.text_share, self.first_phrase = tokenizer, text_share, first_phrase
+        self.crop_size = crop_size
         self.min_area, self.max_area, self.seed = min_area, max_area, seed
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """Sample `index`: pixel_values (3,S,S), masks (P,S,S) uint8, valid, absent, has_text (P,) and, with text, input_ids (P,T) etc."""
+        """Sample `index`: pixel_values (3,S,S), masks (P,S,S) uint8, valid, absent, has_text (P,) and, with text,
+        input_ids (P,T) etc."""
         rng = random.Random(f"{self.seed}/{index}")
         scene = self.generator(index)
         height, width = scene.image.shape[:2]
@@ -94,6 +102,10 @@ class SceneDataset(Dataset):
             sample["input_ids"] = tokens["input_ids"]
             sample["attention_mask"] = tokens["attention_mask"] * has_text.unsqueeze(-1)
             sample["has_text"] = has_text
+        if self.crop_size is not None:
+            crops = [random_crop(scene.image, mask, self.crop_size, (1.0, 2.0), 0.5, rng) for mask in masks]
+            sample["crops"] = torch.from_numpy(np.stack([image for image, _ in crops])).permute(0, 3, 1, 2)
+            sample["crop_masks"] = torch.from_numpy(np.stack([mask for _, mask in crops]))
         return sample
 
     def _choose(self, things: Sequence[Any], count: int, rng: random.Random) -> list[Any]:

@@ -1,8 +1,9 @@
-"""A trainer for any module whose `forward` returns a dict with `loss`: any number of processes, resumable to the same loss curve.
+"""A trainer for any module whose `forward` returns a dict with `loss`: any number of processes, resumable to the
+same loss curve.
 
-Reproducibility does not rest on saved generators: the random state is set from `(seed, step, process)` before every step and the data order is a
-pure function of the step, so a run that was killed continues exactly as it would have gone on (with `max_minutes` the schedule follows the
-clock, and only the order of things is reproducible).
+Reproducibility does not rest on saved generators: the random state is set from `(seed, step, process)` before every
+step and the data order is a pure function of the step, so a run that was killed continues exactly as it would have
+gone on (with `max_minutes` the schedule follows the clock, and only the order of things is reproducible).
 
 Built on accelerate: device placement, data parallelism, mixed precision, checkpoints.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
+import logging
 import math
 import shutil
 import signal
@@ -44,7 +46,8 @@ class TrainerConfig:
         accumulate: forward passes per optimizer step.
         lr, weight_decay, betas: AdamW.
         layer_decay, lr_multipliers: see `optimization.parameter_groups`.
-        schedule, warmup_steps, final_lr: see `optimization.lr_factor`; progress is the larger of step and time fraction.
+        schedule, warmup_steps, final_lr: see `optimization.lr_factor`; progress is the larger of step and time
+            fraction.
         max_grad_norm: L2 norm to clip at.
         ema_decay: decay of the averaged weights, 0 for none.
         mixed_precision: `"no"`, `"bf16"` or `"fp16"`.
@@ -93,7 +96,8 @@ class TrainerConfig:
 class StepSampler(Sampler[list[int]]):
     """Batches of indices from a given step on, without end; a pure function of the step.
 
-    A dataset with a length is walked in seeded permutations; one without is an endless stream and gets consecutive indices.
+    A dataset with a length is walked in seeded permutations; one without is an endless stream and gets consecutive
+    indices.
 
     Args:
         length: of the dataset, or None.
@@ -137,8 +141,9 @@ class Trainer:
     """Trains `module` on `dataset`.
 
     Args:
-        module: `forward(**batch)` returns a dict with `loss` and, optionally, `metrics` (name -> scalar tensor, NaN to skip). A `step`
-            parameter of `forward` receives the step. Its optional method `preview(batch) -> PIL.Image` is drawn now and then.
+        module: `forward(**batch)` returns a dict with `loss` and, optionally, `metrics` (name -> scalar tensor, NaN
+            to skip). A `step` parameter of `forward` receives the step. Its optional method `preview(batch) ->
+            PIL.Image` is drawn now and then.
         dataset: map-style; without `__len__` it is an endless stream of indices.
         config: see `TrainerConfig`.
         collate: list of samples -> batch dict; default: torch's.
@@ -169,7 +174,7 @@ class Trainer:
         self._takes_step = "step" in inspect.signature(module.forward).parameters
         self._stop = False
 
-    # ---- checkpoints -------------------------------------------------------------------------------------------------------------
+    # ---- checkpoints --------
 
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
@@ -184,6 +189,9 @@ class Trainer:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
+        # the Fourier matrix is shared between image and prompts, and accelerate reports at every save that it
+        # stores it once
+        logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
         self.accelerator.save_state(str(partial))
         if main:
             if self.average is not None:
@@ -227,7 +235,7 @@ class Trainer:
         if self.average is not None:
             self.average.swap()
 
-    # ---- the loop ----------------------------------------------------------------------------------------------------------------
+    # ---- the loop --------
 
     def progress(self) -> float:
         """How much of the run is done, in [0, 1]: the larger of the step and the time fraction."""
@@ -236,7 +244,8 @@ class Trainer:
         return max(by_step, by_time)
 
     def train(self, resume: bool = True) -> bool:
-        """Runs until `max_steps` or `max_minutes`, or until SIGTERM or Ctrl-C; saves a checkpoint at the end in every case.
+        """Runs until `max_steps` or `max_minutes`, or until SIGTERM or Ctrl-C; saves a checkpoint at the end in
+        every case.
 
         Args:
             resume: continue from the last checkpoint in `output_dir`; without one, or with False, start at step 0.
@@ -395,7 +404,8 @@ def _no_sync(accelerator: Accelerator, module: nn.Module, active: bool) -> Any:
 
 
 class _catch_signals:
-    """While active, the first SIGINT or SIGTERM calls `stop`; a second SIGINT interrupts at once. Only in the main thread."""
+    """While active, the first SIGINT or SIGTERM calls `stop`; a second SIGINT interrupts at once. Only in the main
+    thread."""
 
     def __init__(self, stop: Callable[[], None]) -> None:
         self.stop = stop

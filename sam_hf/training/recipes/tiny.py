@@ -1,7 +1,8 @@
 """How the embedded checkpoint is made: `python -m sam_hf.training.recipes.tiny --output DIR` (or `sam-hf train tiny`).
 
-A short list of stages, each a resolution, a length and what a step does. A stage that is complete is skipped, one that was interrupted goes on from
-its last checkpoint, so the same command is repeated until it says it is done. The weights handed from stage to stage are the averaged ones.
+A short list of stages, each a resolution, a length and what a step does. A stage that is complete is skipped, one
+that was interrupted goes on from its last checkpoint, so the same command is repeated until it says it is done. The
+weights handed from stage to stage are the averaged ones.
 """
 
 from __future__ import annotations
@@ -19,6 +20,19 @@ import torch
 from sam_hf.data.synthetic import SceneGenerator
 from sam_hf.model.configuration_sam import SamConfig, SamTextConfig, SamTinyViTConfig
 from sam_hf.model.modeling_sam import SamModel
+from sam_hf.model.text_encoder import SamTokenizer
+from sam_hf.training.clip import (
+    CLIP_CONFIG,
+    ClipForTraining,
+    CropEncoder,
+    build_clip,
+    copy_text_tower,
+    load_clip,
+    load_means,
+    modality_means,
+    save_clip,
+)
+from sam_hf.training.crop_dataset import CropCollate, CropDataset
 from sam_hf.training.presets import FROM_SCRATCH, PromptableConfig
 from sam_hf.training.promptable import SamForPromptableTraining
 from sam_hf.training.resolution import at_resolution
@@ -26,7 +40,7 @@ from sam_hf.training.scene_dataset import SceneDataset, stack_samples
 from sam_hf.training.trainer import Trainer, TrainerConfig
 
 IMAGE_SIZE = 256
-TEXT = SamTextConfig(embed_dim=128, context_length=24, vocab_size=8192, width=128, heads=4, layers=3)
+TEXT = SamTextConfig(embed_dim=CLIP_CONFIG["embed_dim"], **CLIP_CONFIG["text_cfg"])
 
 
 @dataclass(frozen=True)
@@ -40,7 +54,7 @@ class Stage:
         batch: images per step.
         prompts: masks per image.
         absent: how many of them are phrases of absent objects (needs `text`).
-        text: whether phrases are among the prompts; also whether the text tower's projection learns.
+        text: whether phrases are among the prompts; the text tower comes from an earlier `ClipStage`.
         options: what a step does.
         lr: peak learning rate.
         warmup: steps.
@@ -67,23 +81,70 @@ class Stage:
     seed: int = 0
 
 
-STAGES: tuple[Stage, ...] = (
-    Stage("1-masks-128", size=128, minutes=60, batch=12, prompts=6, lr=1e-3, seed=1),
+@dataclass(frozen=True)
+class ClipStage:
+    """Training of the small CLIP whose text tower the later stages use.
+
+    Attributes:
+        name: folder name.
+        size: side of the scenes the crops come from, in pixels.
+        minutes, steps: length, whichever is reached first; at least one.
+        scenes: scenes per step, up to five crops each.
+        lr: peak learning rate.
+        warmup: steps.
+        ema: decay of the averaged weights.
+        seed: of scenes and crops.
+    """
+
+    name: str
+    size: int = 128
+    minutes: float | None = None
+    steps: int | None = None
+    scenes: int = 48
+    lr: float = 1e-3
+    warmup: int = 50
+    ema: float = 0.995
+    seed: int = 100
+
+
+WITH_TEXT = replace(
+    FROM_SCRATCH,
+    first_prompts={"point": 0.4, "box": 0.15, "mask": 0.1, "text": 0.35},
+    first_prompts_single={
+        "box": 0.3,
+        "points": 0.15,
+        "mask": 0.1,
+        "mask+point": 0.05,
+        "text": 0.15,
+        "text+point": 0.2,
+        "text+box": 0.05,
+    },
+    text_sources={"text": 0.7, "image": 0.1, "interpolation": 0.2},
+)
+"""From scratch with phrases among the prompts, most of them real ones: the generator knows them."""
+
+STAGES: tuple[Stage | ClipStage, ...] = (
+    ClipStage("0-clip", minutes=12),
+    Stage("1-masks-128", size=128, minutes=25, batch=12, prompts=6, lr=1e-3, seed=1),
+    Stage("2-all-128", size=128, minutes=30, prompts=7, absent=1, text=True, options=WITH_TEXT, lr=8e-4, seed=2),
     Stage(
-        "2-masks-256",
+        "3-all-256",
         size=256,
-        minutes=40,
+        minutes=33,
         batch=6,
-        prompts=6,
+        prompts=7,
+        absent=1,
+        text=True,
+        options=replace(WITH_TEXT, rounds=(2, 5)),
         lr=4e-4,
-        seed=2,
-        options=replace(FROM_SCRATCH, rounds=(2, 5)),
+        seed=3,
     ),
 )
 
 
 def tiny_config(image_size: int = IMAGE_SIZE, text: SamTextConfig | None = TEXT) -> SamConfig:
-    """Shape of the embedded model: a small TinyViT of stride 8 (so that masks have half the image's resolution), SAM's decoder at half width."""
+    """Shape of the embedded model: a small TinyViT of stride 8 (so that masks have half the image's resolution),
+    SAM's decoder at half width."""
     vision = SamTinyViTConfig(
         embed_dims=(32, 64, 128, 160),
         depths=(2, 2, 4, 2),
@@ -106,7 +167,66 @@ def new_model(config: SamConfig, seed: int = 0) -> SamModel:
     """A fresh model; the same weights for the same seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return SamModel(config)
+        model = SamModel(config)
+        if config.text_config is not None:
+            # CLIP vectors have unit norm, so their components are small: scale them up to the size of the type
+            # embedding
+            torch.nn.init.normal_(model.prompt_encoder.text_projection.weight)
+        return model
+
+
+def run_clip_stage(
+    stage: ClipStage,
+    folder: str | Path,
+    mixed_precision: str = "no",
+    num_workers: int = 1,
+    font: str | None = None,
+    resume: bool = True,
+    clip_config: dict[str, Any] | None = None,
+    **trainer_options: Any,
+) -> bool:
+    """Trains the small CLIP and writes it to `folder/clip` as an open_clip folder.
+
+    Args:
+        stage: what to do.
+        folder: of the stage.
+        mixed_precision: `"no"` or `"bf16"`.
+        num_workers: processes that draw scenes.
+        font: emoji font.
+        resume: continue from the last checkpoint in `folder`.
+        clip_config: see `clip.build_clip`.
+        **trainer_options: more fields of `TrainerConfig`.
+
+    Returns:
+        True when it is complete, False when it was interrupted.
+    """
+    torch.manual_seed(stage.seed)
+    clip = build_clip(clip_config)
+    generator = SceneGenerator(size=stage.size, split="train", seed=stage.seed, font=font)
+    dataset = CropDataset(generator, size=clip.sam_hf_config["vision_cfg"]["image_size"], seed=stage.seed)
+    text = clip.sam_hf_config["text_cfg"]
+    collate = CropCollate(SamTokenizer(text["vocab_size"], text["context_length"]))
+    config = TrainerConfig(
+        output_dir=folder,
+        max_steps=stage.steps,
+        max_minutes=stage.minutes,
+        batch_size=stage.scenes,
+        lr=stage.lr,
+        warmup_steps=stage.warmup,
+        ema_decay=stage.ema,
+        mixed_precision=mixed_precision,
+        num_workers=num_workers,
+        seed=stage.seed,
+        **trainer_options,
+    )
+    trainer = Trainer(ClipForTraining(clip), dataset, config, collate=collate)
+    if not trainer.train(resume=resume):
+        return False
+    trainer.load_average()
+    unseen = [collate([dataset[2**31 + 32 * part + i] for i in range(32)]) for part in range(4)]
+    clip = clip.cpu()
+    save_clip(clip, Path(folder) / "clip", modality_means(clip, unseen))
+    return True
 
 
 def run_stage(
@@ -117,6 +237,7 @@ def run_stage(
     num_workers: int = 1,
     font: str | None = None,
     resume: bool = True,
+    clip_folder: str | Path | None = None,
     **trainer_options: Any,
 ) -> bool:
     """Trains `model` (in place) for one stage.
@@ -129,29 +250,37 @@ def run_stage(
         num_workers: processes that draw scenes.
         font: emoji font, see `SceneGenerator`.
         resume: continue from the last checkpoint in `folder`.
+        clip_folder: the small CLIP, for the image vectors of appendix D.5.
         **trainer_options: more fields of `TrainerConfig`.
 
     Returns:
         True when the stage is complete (the model then holds the averaged weights), False when it was interrupted.
     """
-    tokenizer = None
+    tokenizer = crop_encoder = means = None
+    crop_size = None
     if stage.text:
-        from sam_hf.model.text_encoder import SamTokenizer
-
         text = model.config.text_config
         tokenizer = SamTokenizer(vocab_size=text.vocab_size, context_length=text.context_length)
+        if stage.options.uses_image_vectors:
+            if clip_folder is None:
+                raise ValueError(f"stage {stage.name!r} prompts with image vectors: clip_folder must be given")
+            clip = load_clip(clip_folder)
+            crop_encoder, means = CropEncoder(clip), load_means(clip_folder)
+            crop_size = clip.sam_hf_config["vision_cfg"]["image_size"]
     dataset = SceneDataset(
         SceneGenerator(size=stage.size, split="train", seed=stage.seed, font=font),
         prompts=stage.prompts,
         absent=stage.absent,
         tokenizer=tokenizer,
+        crop_size=crop_size,
         max_area=stage.options.max_area,
         seed=stage.seed,
     )
+    options = replace(stage.options, seed=stage.seed)
     multipliers = dict(stage.lr_multipliers)
     multipliers.setdefault(r"prompt_encoder\.text_encoder\.", 0.0)
     trainer = Trainer(
-        SamForPromptableTraining(model, replace(stage.options, seed=stage.seed)),
+        SamForPromptableTraining(model, options, crop_encoder, means),
         dataset,
         TrainerConfig(
             output_dir=folder,
@@ -178,7 +307,7 @@ def run_stage(
 
 def train(
     output_dir: str | Path,
-    stages: Sequence[Stage] = STAGES,
+    stages: Sequence[Stage | ClipStage] = STAGES,
     resume: bool = True,
     config: SamConfig | None = None,
     init_from: str | Path | None = None,
@@ -191,7 +320,8 @@ def train(
         stages: what to do; stages whose folder holds a finished model are skipped.
         resume: False starts over: the stages' folders are emptied.
         config: shape of the model; default `tiny_config()`.
-        init_from: a folder with weights to start from instead of random ones (missing ones, e.g. of the text branch, stay random).
+        init_from: a folder with weights to start from instead of random ones (missing ones, e.g. of the text
+            branch, stay random).
         **options: passed to `run_stage`.
 
     Returns:
@@ -208,10 +338,17 @@ def train(
     model = new_model(config)
     if init_from is not None:
         model.load_state_dict(SamModel.from_pretrained(init_from).state_dict(), strict=False)
+    clip_folder = None
     for stage in stages:
         folder = output_dir / stage.name
         if not resume:
             shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(stage, ClipStage):
+            clip_folder = folder / "clip"
+            if not clip_folder.exists() and not run_clip_stage(stage, folder, resume=resume, **options):
+                return None
+            copy_text_tower(load_clip(clip_folder), model)
+            continue
         model = at_resolution(model, stage.size)
         done = folder / "model"
         if done.exists():
@@ -219,7 +356,7 @@ def train(
             continue
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "stage.json").write_text(json.dumps(_plain(asdict(stage)), indent=1) + "\n")
-        if not run_stage(stage, model, folder, resume=resume, **options):
+        if not run_stage(stage, model, folder, resume=resume, clip_folder=clip_folder, **options):
             return None
         save_atomically(model, done)
     return write_checkpoint(at_resolution(model, config.vision_config.image_size), output_dir / "checkpoint")
@@ -250,9 +387,7 @@ def write_checkpoint(model: SamModel, folder: Path) -> Path:
     save_atomically(model.eval().half(), folder)
     size = model.config.vision_config.image_size
     images = SamImageProcessor(size={"longest_edge": size}, pad_size={"height": size, "width": size})
-    text = model.config.text_config
-    options = {} if text is None else {"vocab_size": text.vocab_size, "context_length": text.context_length}
-    SamProcessor(images, **options).save_pretrained(folder)
+    SamProcessor(images, text_config=model.config.text_config).save_pretrained(folder)
     return folder
 
 

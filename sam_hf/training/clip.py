@@ -1,0 +1,276 @@
+"""A small CLIP of our own: an open_clip model trained on object crops and their phrases, and what appendix D.5 does
+with it.
+
+Its text tower goes into `prompt_encoder.text_encoder` of a `SamModel`; its image tower gives the vectors of masked
+crops with which the text branch is trained. It is saved as an open_clip folder, so
+`open_clip.create_model("local-dir:<folder>")` loads it. Its vocabulary is cut, so tokenize with
+`SamTokenizer(vocab_size, context_length)`, not with open_clip's tokenizer.
+
+Source: Radford et al. 2021 (arXiv 2103.00020) for the loss; Kirillov et al. 2023, appendix D.5 for crops and masked
+attention.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from sam_hf.training.scene_dataset import IMAGE_MEAN, IMAGE_STD
+
+CLIP_CONFIG: dict[str, Any] = {
+    "embed_dim": 128,
+    "vision_cfg": {"image_size": 64, "layers": [1, 1, 2, 1], "width": 32},
+    "text_cfg": {"context_length": 24, "vocab_size": 8192, "width": 128, "heads": 4, "layers": 3},
+}
+CONFIG_NAME, WEIGHTS_NAME, MEANS_NAME = (
+    "open_clip_config.json",
+    "open_clip_model.safetensors",
+    "modality_means.safetensors",
+)
+
+
+def build_clip(config: dict[str, Any] | None = None) -> nn.Module:
+    """An untrained `open_clip.model.CLIP`.
+
+    Args:
+        config: `embed_dim`, `vision_cfg`, `text_cfg` as in open_clip's model configurations; default `CLIP_CONFIG`,
+            about 5 M parameters.
+
+    Returns:
+        The model, with its configuration as attribute `sam_hf_config`.
+    """
+    from open_clip.model import CLIP
+
+    config = copy.deepcopy(config or CLIP_CONFIG)
+    clip = CLIP(**config, output_dict=True)
+    clip.sam_hf_config = config
+    return clip
+
+
+def save_clip(clip: nn.Module, folder: str | Path, means: tuple[torch.Tensor, torch.Tensor] | None = None) -> Path:
+    """Writes an open_clip folder; an existing one is replaced.
+
+    Args:
+        clip: from `build_clip` or `load_clip`.
+        folder: to write.
+        means: (image mean, text mean), see `modality_means`.
+    """
+    folder = Path(folder)
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    preprocess = {"mean": list(IMAGE_MEAN), "std": list(IMAGE_STD), "interpolation": "bilinear"}
+    content = {"model_cfg": clip.sam_hf_config, "preprocess_cfg": preprocess}
+    (partial / CONFIG_NAME).write_text(json.dumps(content, indent=2) + "\n")
+    save_file({k: v.detach().cpu().contiguous() for k, v in clip.state_dict().items()}, partial / WEIGHTS_NAME)
+    if means is not None:
+        save_file({"image": means[0].cpu().contiguous(), "text": means[1].cpu().contiguous()}, partial / MEANS_NAME)
+    if folder.exists():
+        shutil.rmtree(folder)
+    partial.rename(folder)
+    return folder
+
+
+def load_clip(folder: str | Path) -> nn.Module:
+    """The model that `save_clip` wrote, in eval mode.
+
+    Raises:
+        ValueError: `folder` is not an open_clip folder.
+    """
+    folder = Path(folder)
+    if not (folder / CONFIG_NAME).is_file():
+        raise ValueError(f"folder must hold {CONFIG_NAME} and {WEIGHTS_NAME}, got {str(folder)!r}")
+    clip = build_clip(json.loads((folder / CONFIG_NAME).read_text())["model_cfg"])
+    clip.load_state_dict(load_file(folder / WEIGHTS_NAME))
+    return clip.eval()
+
+
+def load_means(folder: str | Path) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """(image mean, text mean), each (D,), if the folder has them."""
+    path = Path(folder) / MEANS_NAME
+    if not path.is_file():
+        return None
+    means = load_file(path)
+    return means["image"], means["text"]
+
+
+def copy_text_tower(clip: nn.Module, model: nn.Module) -> None:
+    """Fills `model.prompt_encoder.text_encoder` with the text tower of `clip`.
+
+    Args:
+        clip: an open_clip CLIP.
+        model: a `SamModel` whose `text_config` has the shape of that tower.
+
+    Raises:
+        ValueError: the model has no text branch, or its tower has another shape.
+    """
+    tower = model.prompt_encoder.text_encoder
+    if tower is None:
+        raise ValueError("model has no text branch: give its SamConfig a text_config")
+    source = clip.state_dict()
+    wanted = tower.state_dict()
+    wrong = [name for name, value in wanted.items() if name not in source or source[name].shape != value.shape]
+    if wrong:
+        raise ValueError(
+            f"the CLIP text tower does not fit the model's text_config: {wrong[:4]} missing or of another shape"
+        )
+    tower.load_state_dict({name: source[name] for name in wanted})
+
+
+class ClipForTraining(nn.Module):
+    """Symmetric contrastive loss with several positives per phrase; for `trainer.Trainer`.
+
+    Each row's target is uniform over all crops of which its phrase is surely true; pairs that might be true count
+    neither way. Negatives are those of the process' own batch.
+
+    Args:
+        clip: from `build_clip`.
+        max_scale: upper limit of the learned inverse temperature (CLIP: 100).
+    """
+
+    def __init__(self, clip: nn.Module, max_scale: float = 100.0) -> None:
+        super().__init__()
+        self.clip, self.max_scale = clip, max_scale
+
+    def forward(
+        self,
+        images: torch.Tensor,
+        input_ids: torch.Tensor,
+        positive: torch.Tensor,
+        ignore: torch.Tensor,
+        masks: torch.Tensor | None = None,
+    ) -> dict[str, Any]:
+        """Loss of one batch, see `crop_dataset.CropCollate`; `masks` are not used."""
+        output = self.clip(image=normalise_crops(images), text=input_ids)
+        scale = output["logit_scale"].float().clamp(max=self.max_scale)
+        logits = scale * output["text_features"].float() @ output["image_features"].float().t()  # rows: phrases
+        logits = logits.masked_fill(ignore, -torch.inf)
+        loss = 0.5 * (_multi_positive(logits, positive) + _multi_positive(logits.t(), positive.t()))
+        found = positive.gather(1, logits.argmax(1, keepdim=True)).float().mean()
+        return {"loss": loss, "metrics": {"retrieval": found.detach(), "scale": scale.detach()}}
+
+
+def _multi_positive(logits: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
+    log_probability = logits.log_softmax(-1).masked_fill(~positive, 0.0)
+    return -(log_probability.sum(-1) / positive.sum(-1)).mean()
+
+
+def normalise_crops(images: torch.Tensor) -> torch.Tensor:
+    """(..., 3, s, s) uint8 -> float32, ImageNet mean and deviation."""
+    shape = (3, 1, 1)
+    mean = torch.tensor(IMAGE_MEAN, device=images.device).view(shape)
+    return (images.float() / 255 - mean) / torch.tensor(IMAGE_STD, device=images.device).view(shape)
+
+
+class CropEncoder:
+    """Frozen image tower: masked crops -> unit vectors, the training prompts of appendix D.5.
+
+    Not a module on purpose: it is neither trained nor saved with the model.
+
+    Args:
+        clip: an open_clip CLIP.
+        masked_attention: in the last attention layer the output token attends only to positions inside the mask
+            (ViT towers and the attention pool of ResNet towers).
+    """
+
+    def __init__(self, clip: nn.Module, masked_attention: bool = False) -> None:
+        self.clip = copy.deepcopy(clip).eval().requires_grad_(False)
+        self.masked_attention = masked_attention
+
+    @torch.no_grad()
+    def __call__(self, crops: torch.Tensor, crop_masks: torch.Tensor) -> torch.Tensor:
+        """(B, P, 3, s, s) uint8 crops and (B, P, s, s) bool masks -> (B, P, D) unit vectors.
+
+        Raises:
+            ValueError: masked attention is asked of a tower that has no attention at its end.
+        """
+        self.clip.to(crops.device)
+        images = normalise_crops(crops.flatten(0, 1))
+        if self.masked_attention:
+            vectors = masked_image_features(self.clip.visual, images, crop_masks.flatten(0, 1))
+        else:
+            vectors = self.clip.encode_image(images)
+        return F.normalize(vectors.float(), dim=-1).unflatten(0, crops.shape[:2])
+
+
+def masked_image_features(visual: nn.Module, images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Output of an open_clip image tower whose output token sees, in the last attention layer, only the mask.
+
+    Args:
+        visual: `VisionTransformer` or `ModifiedResNet`.
+        images: (n, 3, s, s) normalised.
+        masks: (n, s, s) bool; where one covers no position at all, every position is seen.
+
+    Returns:
+        (n, D), not normalised.
+
+    Raises:
+        ValueError: the tower is of another kind.
+
+    Source: appendix D.5.
+    """
+    from open_clip.modified_resnet import ModifiedResNet
+    from open_clip.transformer import VisionTransformer
+
+    if isinstance(visual, VisionTransformer):
+        tokens = visual._embeds(images)  # (n, 1 + L, width)
+        side = int((tokens.shape[1] - 1) ** 0.5)
+        *blocks, last = visual.transformer.resblocks
+        if not visual.transformer.batch_first:
+            raise ValueError("masked attention needs a batch-first open_clip transformer")
+        for block in blocks:
+            tokens = block(tokens)
+        blocked = _blocked_positions(masks, side).to(tokens.device)  # (n, 1 + L)
+        bias = torch.zeros(len(tokens), tokens.shape[1], tokens.shape[1], device=tokens.device)
+        bias[:, 0].masked_fill_(blocked, -torch.inf)
+        heads = last.attn.num_heads
+        tokens = last(tokens, attn_mask=bias.repeat_interleave(heads, 0))
+        pooled, _ = visual._pool(tokens)
+        return pooled @ visual.proj if visual.proj is not None else pooled
+    if isinstance(visual, ModifiedResNet):
+        features = visual.layer4(visual.layer3(visual.layer2(visual.layer1(visual.stem(images)))))
+        return _masked_pool(visual.attnpool, features, _blocked_positions(masks, features.shape[-1]))
+    raise ValueError(f"masked attention needs a VisionTransformer or ModifiedResNet, got {type(visual).__name__}")
+
+
+def _blocked_positions(masks: torch.Tensor, side: int) -> torch.Tensor:
+    """(n, 1 + side * side) bool, true where the output token must not look; it always sees itself."""
+    outside = F.adaptive_max_pool2d(masks[:, None].float(), side).flatten(1) == 0
+    outside = outside & ~outside.all(1, keepdim=True)
+    return F.pad(outside, (1, 0), value=False)
+
+
+def _masked_pool(pool: nn.Module, features: torch.Tensor, blocked: torch.Tensor) -> torch.Tensor:
+    """`AttentionPool2d` with the first token's view restricted; its mean token is the mean of all positions as
+    ever."""
+    tokens = features.flatten(2).transpose(1, 2)  # (n, L, C)
+    tokens = torch.cat([tokens.mean(1, keepdim=True), tokens], 1) + pool.positional_embedding
+    heads = pool.num_heads
+
+    def split(x: torch.Tensor) -> torch.Tensor:
+        return x.unflatten(-1, (heads, -1)).transpose(1, 2)  # (n, heads, T, C / heads)
+
+    mixed = F.scaled_dot_product_attention(
+        split(pool.q_proj(tokens[:, :1])),
+        split(pool.k_proj(tokens)),
+        split(pool.v_proj(tokens)),
+        attn_mask=~blocked[:, None, None],
+    )
+    return pool.c_proj(mixed.transpose(1, 2).flatten(2))[:, 0]
+
+
+@torch.no_grad()
+def modality_means(clip: nn.Module, batches: list[dict[str, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean unit vector of images and of texts over some batches of `CropCollate`: the gap between the modalities."""
+    clip.eval()
+    images = [clip.encode_image(normalise_crops(batch["images"]), normalize=True) for batch in batches]
+    texts = [clip.encode_text(batch["input_ids"], normalize=True) for batch in batches]
+    return torch.cat(images).mean(0), torch.cat(texts).mean(0)
