@@ -29,21 +29,31 @@ def find_images(paths: Iterable[str | os.PathLike]) -> list[Path]:
     """
     found: dict[Path, Path] = {}  # by where it really lies, in the order given
     for named in paths:
-        text = os.fspath(named)
-        if text.lower().startswith(("http://", "https://", "ftp://", "file://", "data:")):
-            raise ValueError(f"{text!r:.200} is an address: download the picture and give the file instead")
         path = Path(named)
         if path.is_dir():
             inside = _images_in(path)
             if not inside:
-                raise ValueError(f"the folder {text!r} holds no image ({', '.join(sorted(SUFFIXES))})")
-        elif path.exists():
-            inside = [path]
+                raise ValueError(f"the folder {str(path)!r} holds no image ({', '.join(sorted(SUFFIXES))})")
         else:
-            raise ValueError(f"the image {text!r} does not exist")
+            inside = [find_image(named)]
         for file in inside:
             found.setdefault(file.resolve(), file)
     return list(found.values())
+
+
+def find_image(named: str | os.PathLike) -> Path:
+    """The one image file that was named.
+
+    Raises:
+        ValueError: If the name is an address, or there is no such file.
+    """
+    text = os.fspath(named)
+    if text.lower().startswith(("http://", "https://", "ftp://", "file://", "data:")):
+        raise ValueError(f"{text!r:.200} is an address: download the picture and give the file instead")
+    path = Path(named)
+    if not path.is_file():
+        raise ValueError(f"the image {text!r} {'is not a file' if path.exists() else 'does not exist'}")
+    return path
 
 
 def open_image(path: str | os.PathLike) -> Image.Image:

@@ -2,6 +2,9 @@
 
 The files of one image are written under temporary names beside their places and renamed when all of them are there,
 the JSON last: where it stands, the rest does too. An interruption leaves neither a cut-short file nor a temporary one.
+
+An image called `photo` gives `photo_overlay.png`, `photo_mask.png`, `photo_cutout.png` and `photo.json`; with several
+masks, `photo_1_overlay.png` and so on, the mask that the model thinks best first.
 """
 
 import os
@@ -10,6 +13,8 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+
+PROPOSALS = 3  # masks that the model gives for an ambiguous prompt
 
 
 def name_results(images: Sequence[Path]) -> list[str]:
@@ -29,6 +34,22 @@ def name_results(images: Sequence[Path]) -> list[str]:
         taken.add(name.casefold())
         names.append(name)
     return names
+
+
+def result_places(folder: Path, name: str, several: bool) -> list[Path]:
+    """Every file that is written for an image of that name, in the order of writing."""
+    pictures = [place for base in result_bases(name, several) for place in picture_places(folder, base)]
+    return [*pictures, folder / f"{name}.json"]
+
+
+def result_bases(name: str, several: bool) -> list[str]:
+    """What the names of one mask's pictures begin with, per mask."""
+    return [f"{name}_{number + 1}" for number in range(PROPOSALS)] if several else [name]
+
+
+def picture_places(folder: Path, base: str) -> list[Path]:
+    """Overlay, mask and cut-out of one mask."""
+    return [folder / f"{base}_{kind}.png" for kind in ("overlay", "mask", "cutout")]
 
 
 def check_places(results: Iterable[Path], inputs: Iterable[Path], overwrite: bool) -> None:

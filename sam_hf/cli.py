@@ -1,0 +1,239 @@
+"""The command `sam-hf`: segment images, train and evaluate the embedded checkpoint.
+
+Exit codes: 0 all done; 1 some images failed (the others are finished, a list is printed); 2 the request cannot be
+carried out, said in one sentence; 130 interrupted. Results go to stdout, progress and messages to stderr.
+"""
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+import sam_hf
+from sam_hf.inference import image_files, result_files
+from sam_hf.inference.typed_prompts import TypedPrompts, parse_box, parse_point
+
+if TYPE_CHECKING:
+    from sam_hf.inference.predictor import SamPredictor
+
+SUMMARY = "Segment Anything: points, boxes, masks and free text to masks."
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+# typer brings its own copy of click or imports click, by version; both have this base of everything a user gets wrong.
+UsageProblem = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=SUMMARY)
+train_app = typer.Typer(no_args_is_help=True, help="Train a checkpoint by a recipe.")
+evaluate_app = typer.Typer(no_args_is_help=True, help="Measure a checkpoint.")
+app.add_typer(train_app, name="train")
+app.add_typer(evaluate_app, name="evaluate")
+
+messages = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class Precision(str, Enum):
+    """Precisions that a model can run in."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line and ends the process with its exit code."""
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        code = app(args=arguments, prog_name="sam-hf", standalone_mode=False)
+    except UsageProblem as problem:
+        if problem.format_message():  # empty where the help was shown instead
+            _say(f"sam-hf: {problem.format_message()}")
+        code = 2
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    if code == 130:
+        _say("sam-hf: interrupted; finished images are complete")
+    sys.exit(code or 0)
+
+
+@app.callback(invoke_without_command=True)
+def _common(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        print(f"sam-hf {sam_hf.__version__}")
+        raise typer.Exit()
+
+
+@app.command()
+def segment(
+    images: Annotated[list[str], typer.Argument(help="Image files, or folders of them.", show_default=False)],
+    point: Annotated[list[str] | None, typer.Option(help="x,y on the object; repeatable.")] = None,
+    background_point: Annotated[list[str] | None, typer.Option(help="x,y beside the object; repeatable.")] = None,
+    box: Annotated[str | None, typer.Option(help="left,top,right,bottom around the object.")] = None,
+    mask: Annotated[str | None, typer.Option(help="Image file with a rough mask, bright inside.")] = None,
+    text: Annotated[str | None, typer.Option(help="Phrase for the object.")] = None,
+    model: Annotated[str, typer.Option(help='"tiny" (embedded, small), a Hub id or a folder.')] = "tiny",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("out"),
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: the best there is.")] = None,
+    dtype: Annotated[Precision, typer.Option(help="Precision of the model.")] = Precision.float32,
+    multimask: Annotated[bool, typer.Option("--multimask", help="Write all three masks, best first.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier results.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the records, one JSON line per image.")] = False,
+) -> None:
+    """Segment one object in each image, prompted by points, a box, a rough mask or a phrase, alone or together.
+
+    Coordinates are pixels of the upright image, from its upper left corner. Writes overlay, mask and cut-out as PNG
+    and a JSON with COCO RLE and scores per image.
+    """
+    try:
+        prompts = _prompts(point, background_point, box, mask, text)
+        paths = image_files.find_images(images)
+        rough = [] if mask is None else [image_files.find_image(mask)]
+        names = result_files.name_results(paths)
+        places = [place for name in names for place in result_files.result_places(out, name, multimask)]
+        result_files.check_places(places, [*paths, *rough], overwrite)
+        result_files.prepare_folder(out)
+        predictor = _load(model, revision, device, dtype)
+        if prompts.text is not None:
+            predictor.require_text()
+    except ValueError as error:
+        raise UsageProblem(str(error)) from error
+
+    from sam_hf.inference.file_segmentation import segment_file
+
+    def work(path: Path, name: str, report: Callable[[str], None]) -> None:
+        result = segment_file(predictor, path, prompts, out, name, multimask, model, report)
+        print(json.dumps(result, ensure_ascii=False) if as_json else _summary(result, out), flush=True)
+
+    _for_each(paths, names, work)
+
+
+@train_app.command("tiny", context_settings=PASS_ON)
+def train_tiny(context: typer.Context) -> None:
+    """Train the embedded checkpoint on synthetic scenes (--help lists the options)."""
+    from sam_hf.training.recipes import tiny
+
+    raise typer.Exit(tiny.main(context.args) or 0)
+
+
+@evaluate_app.command("synthetic", context_settings=PASS_ON)
+def evaluate_synthetic(context: typer.Context) -> None:
+    """Evaluate a checkpoint on held-out synthetic scenes and print the table (--help lists the options)."""
+    from sam_hf.evaluation import synthetic
+
+    raise typer.Exit(synthetic.main(context.args) or 0)
+
+
+def _prompts(
+    points: list[str] | None, background: list[str] | None, box: str | None, mask: str | None, text: str | None
+) -> TypedPrompts:
+    if text is not None and not text.strip():
+        raise ValueError("--text expects a phrase; got only blanks")
+    prompts = TypedPrompts(
+        points=tuple(parse_point(typed, "--point") for typed in points or []),
+        background_points=tuple(parse_point(typed, "--background-point") for typed in background or []),
+        box=None if box is None else parse_box(box, "--box"),
+        mask=mask,
+        text=text,
+    )
+    if len(prompts) == 0:
+        raise ValueError("say what to segment with --point, --background-point, --box, --mask or --text")
+    return prompts
+
+
+def _load(model: str, revision: str | None, device: str | None, dtype: Precision) -> "SamPredictor":
+    with _progress(f"loading the model {model}"):
+        import torch
+        from huggingface_hub.utils import disable_progress_bars
+        from transformers.utils import logging
+
+        from sam_hf.inference.predictor import SamPredictor
+
+        logging.disable_progress_bar()
+        if not messages.is_terminal:
+            disable_progress_bars()
+        if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
+            _say("no CUDA device is available: using the CPU")
+            device = "cpu"
+        try:
+            predictor = SamPredictor.from_pretrained(
+                model, device=device, dtype=getattr(torch, dtype.value), revision=revision
+            )
+        except OSError as error:
+            raise ValueError(f"cannot load the model {model!r}: {_first_line(error)}") from error
+    if model == "tiny":
+        _say("tiny is the small embedded checkpoint; --model facebook/sam-vit-huge is far better on photos")
+    return predictor
+
+
+def _for_each(
+    paths: Sequence[Path], names: Sequence[str], work: Callable[[Path, str, Callable[[str], None]], None]
+) -> None:
+    """Does the work for every image; one that fails does not stop the others.
+
+    Raises:
+        UsageProblem: If the only image cannot be used.
+        typer.Exit: With code 1 if some of several failed, or results cannot be written.
+    """
+    failures = []
+    for number, (path, name) in enumerate(zip(paths, names, strict=True), start=1):
+        count = f" ({number}/{len(paths)})" if len(paths) > 1 else ""
+        with _progress(f"{path}{count}") as report:
+            try:
+                work(path, name, report)
+            except ValueError as error:
+                failures.append(str(error))
+            except MemoryError:
+                failures.append(f"{str(path)!r} needs more memory than there is")
+            except OSError as error:
+                _say(f"sam-hf: cannot write the results of {str(path)!r}: {error.strerror or _first_line(error)}")
+                raise typer.Exit(1) from error
+    if failures and len(paths) == 1:
+        raise UsageProblem(failures[0])
+    if failures:
+        _say(f"sam-hf: {len(failures)} of {len(paths)} images failed:", *(f"  {failure}" for failure in failures))
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[str], None]]:
+    """Shows what is under way: moving on a terminal, as one line elsewhere."""
+    if not messages.is_terminal:
+        _say(what)
+        yield lambda step: None
+        return
+    with messages.status(escape(what)) as status:
+        yield lambda step: status.update(escape(f"{what}: {step}"))
+
+
+def _summary(result: dict[str, Any], out: Path) -> str:
+    best = result["masks"][0]
+    share = 100 * best["area"] / (result["width"] * result["height"])
+    found = f"{share:.1f} % of the image" if best["area"] else "nothing found"
+    return f"{result['image']}: {found}, predicted IoU {best['predicted_iou']:.2f} -> {out / best['overlay']}"
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        messages.print(line, markup=False)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _stop(signal_number: int, frame: Any) -> None:
+    # Like Ctrl-C, so that temporary files are cleared on the way out.
+    raise SystemExit(128 + signal_number)
+
+
+if __name__ == "__main__":
+    main()
