@@ -275,7 +275,7 @@ class SamModel(SamPreTrainedModel):
             for child in module.children():
                 for embedding in [child, *(child if isinstance(child, nn.ModuleList) else [])]:
                     if isinstance(embedding, nn.Embedding):
-                        init.normal_(embedding.weight, std=50 * self.config.initializer_range)
+                        init.normal_(embedding.weight, std=1.0)
         elif module is self.prompt_encoder.text_encoder:
             _init_text_tower(module)
 
