@@ -195,8 +195,8 @@ class SamImageOperations:
                 image = self.center_crop(image, crop_size)
             resized.append(self._as_tensor(image))
         batch = _empty_batch(resized, bool(do_rescale or do_normalize), bool(do_pad), pad_size)
-        for place, image in zip(batch, resized, strict=True):
-            place = place[:, : image.shape[-2], : image.shape[-1]]
+        for index, image in enumerate(resized):
+            place = batch[index][:, : image.shape[-2], : image.shape[-1]]
             _normalise_into(place, image, do_rescale, rescale_factor, do_normalize, image_mean, image_std)
         return batch, reshaped_input_sizes
 

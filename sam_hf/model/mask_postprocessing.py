@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BLOCK_BYTES = 256 * 2**20
+BLOCK_BYTES = 64 * 2**20
 CROP_EDGE_TOLERANCE = 20.0  # original pixels
 
 
