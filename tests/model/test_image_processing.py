@@ -453,7 +453,8 @@ class TestAutomaticMasks:
         ours, stock = SamImageProcessor(**SMALL), transformers.SamImageProcessor(**SMALL)
         got = ours.filter_masks(masks, scores, (40, 56), torch.tensor(box), 0.3, 0.4)
         expected = stock.filter_masks(masks, scores, (40, 56), torch.tensor(box), 0.3, 0.4)
-        assert got[0] == expected[0] and len(got[0]) > 0 or box != [0, 0, 56, 40]
+        assert got[0] == expected[0]
+        assert len(got[0]) > 0 or box != [0, 0, 56, 40]  # a crop may cut them all
         assert torch.equal(got[1], expected[1]) and torch.equal(got[2], expected[2])
         kept = ours.post_process_for_mask_generation(*got, 0.5)
         reference = stock.post_process_for_mask_generation(expected[0], expected[1].float(), expected[2], 0.5)
