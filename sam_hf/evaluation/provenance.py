@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import torch
 
-__all__ = ["describe_run", "fingerprint"]
+__all__ = ["describe_run", "fingerprint", "portable_name"]
 
 PACKAGES = ("torch", "transformers", "open_clip_torch", "numpy", "scikit-image")
 
@@ -23,6 +23,11 @@ def fingerprint(model: torch.nn.Module) -> str:
         digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype};".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def portable_name(checkpoint: str) -> str:
+    """A checkpoint's name without the folders above it where it is an absolute path; those mean nothing elsewhere."""
+    return os.path.basename(os.path.normpath(checkpoint)) if os.path.isabs(checkpoint) else checkpoint
 
 
 def _versions() -> dict[str, str | None]:
@@ -53,10 +58,8 @@ def describe_run(model: Any, *, name: str | None = None, command: str | None = N
     if device == "cuda":
         device = torch.cuda.get_device_name(weight.device)
     called = name if name is not None else str(getattr(model, "name_or_path", "") or type(model).__name__)
-    if os.path.isabs(called):  # a folder on this machine means nothing elsewhere
-        called = os.path.basename(os.path.normpath(called))
     return {
-        "model": called,
+        "model": portable_name(called),
         "fingerprint": fingerprint(model),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "image_size": int(model.config.vision_config.image_size),

@@ -19,7 +19,7 @@ import jinja2
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from .synthetic import ROWS
+from .summary import ROWS
 
 __all__ = ["format_absent", "format_table", "model_index", "read_report", "render_card", "write_report"]
 

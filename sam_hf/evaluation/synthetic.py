@@ -33,47 +33,15 @@ from .baselines import (
     region_under,
 )
 from .click_protocol import interior_point, next_click, rough_mask, tight_box
-from .provenance import describe_run
+from .provenance import describe_run, portable_name
 from .scene_decoder import Decode, Decoded, SceneEncoder
-from .scores import clustered_mean, mask_iou, rejection
+from .scores import mask_iou
+from .summary import summarise
 
-__all__ = ["ROWS", "evaluate", "measure_scene", "summarise"]
+__all__ = ["evaluate", "measure_scene"]
 
 CLICKS = 5
-PRACTICE_SCENES = 40
-KEEP_PRESENT = 0.8
-
-# Key in the result -> what the table calls it. The order is the table's.
-ROWS = {
-    "click_1": "1 click, best predicted of 3",
-    "click_1_oracle": "1 click, oracle of 3",
-    "felzenszwalb_click_1": "  Felzenszwalb, same click",
-    "click_3": "3 clicks",
-    "click_5": "5 clicks",
-    "box": "box",
-    "box_of_three": "box, best predicted of 3",
-    "box_oracle": "box, oracle of 3",
-    "grabcut_box": "  OpenCV GrabCut, same box",
-    "rough_mask": "rough mask, refined",
-    "rough_mask_of_three": "rough mask, refined, best predicted of 3",
-    "rough_mask_before": "  the rough mask itself",
-    "phrase": "phrase, best predicted of 3",
-    "phrase_oracle": "phrase, oracle of 3",
-    "phrase_click": "phrase + 1 click",
-    "phrase_click_of_three": "phrase + 1 click, best predicted of 3",
-}
-GROUPS: dict[str, Callable[[dict], bool]] = {
-    "all": lambda record: True,
-    "whole": lambda record: record["kind"] != "part",
-    "part": lambda record: record["kind"] == "part",
-    "emoji": lambda record: record["kind"] == "emoji",
-    "shape": lambda record: record["kind"] == "shape",
-}
-COLUMNS: dict[str, Callable[[dict], bool]] = {
-    "seen": lambda record: not record["held_out"],
-    "held_out": lambda record: record["held_out"],
-    "all": lambda record: True,
-}
+PRACTICE_SCENES = 24
 
 
 def _best_and_oracle(answer: Decoded, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -161,8 +129,9 @@ def measure_scene(
         felzenszwalb: Also run the two baselines, Felzenszwalb with this (scale, sigma); None leaves them out.
 
     Returns:
-        One record per object: "kind", "held_out", "area" (share of the picture) and the value of each row of `ROWS`
-        that was measured, plus "phrase_score"; and one record per absent phrase: "score", "area" of the answer.
+        One record per object: "kind", "held_out", "area" (share of the picture) and the value of each row of
+        `summary.ROWS` that was measured, plus "phrase_score"; and one record per absent phrase: "score", and "area" of
+        the answer.
     """
     found = [item for item in scene.objects if item.mask.any()]
     absent = list(scene.absent_phrases) if text else []
@@ -191,43 +160,6 @@ def measure_scene(
         for index, item in enumerate(found)
     ]
     return records, misses
-
-
-def summarise(records: Sequence[dict], misses: Sequence[dict]) -> dict:
-    """Means with error bars per row, group and column, and how phrases of absent objects fared.
-
-    Args:
-        records: Of all scenes, as `measure_scene` gives them, each with "scene" added.
-        misses: Likewise.
-
-    Returns:
-        {"rows": {row: {group: {column: {"mean", "stderr", "ci95", "n"} or None}}}, "absent": {...} or None,
-        "counts": {...}}. A row that was not measured is not there.
-    """
-    rows: dict[str, dict] = {}
-    for name in ROWS:
-        if not any(name in record for record in records):
-            continue
-        rows[name] = {group: {} for group in GROUPS}
-        for group, in_group in GROUPS.items():
-            for column, in_column in COLUMNS.items():
-                chosen = [record for record in records if in_group(record) and in_column(record)]
-                values = np.array([record.get(name, np.nan) for record in chosen], np.float64)
-                scenes = np.array([record["scene"] for record in chosen], np.int64)
-                rows[name][group][column] = clustered_mean(values, scenes)
-    present = np.array([record.get("phrase_score", np.nan) for record in records], np.float64)
-    present = present[~np.isnan(present)]
-    absent = np.array([miss["score"] for miss in misses], np.float64)
-    areas = np.array([miss["area"] for miss in misses], np.float64)
-    counts = {
-        group: {column: sum(in_group(r) and in_column(r) for r in records) for column, in_column in COLUMNS.items()}
-        for group, in_group in GROUPS.items()
-    }
-    return {
-        "rows": rows,
-        "absent": rejection(present, absent, areas, KEEP_PRESENT),
-        "counts": {"objects": counts, "absent_phrases": len(misses)},
-    }
 
 
 def _font_name(font: str | os.PathLike | bool | None) -> str | None:
@@ -323,6 +255,14 @@ def evaluate(
     return results
 
 
+def _repeatable(options: argparse.Namespace) -> str:
+    """The command without what belongs to this machine: folders above the checkpoint, device, output file."""
+    words = ["python", "-m", "sam_hf.evaluation.synthetic", "--model", portable_name(options.model)]
+    words += ["--scenes", str(options.scenes), "--split", options.split, "--seed", str(options.seed)]
+    words += ["--size", str(options.size)] if options.size else []
+    return shlex.join(words + (["--no-baselines"] if options.no_baselines else []))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m sam_hf.evaluation.synthetic`: evaluate, print the table, write the JSON."""
     from ..model.modeling_sam import SamModel
@@ -341,7 +281,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--no-baselines", action="store_true")
     parser.add_argument("--output", help="where to write the results as JSON")
     options = parser.parse_args(arguments)
-    typed = sys.argv[1:] if arguments is None else arguments
     results = evaluate(
         SamModel.from_pretrained(options.model),
         SamProcessor.from_pretrained(options.model),
@@ -354,7 +293,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         batch_size=options.batch_size,
         font=options.font,
         name=options.model,
-        command=shlex.join(["python", "-m", "sam_hf.evaluation.synthetic", *typed]),
+        command=_repeatable(options),
     )
     print(format_table(results))
     if options.output:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from sam_hf.evaluation.scene_decoder import Decoded
-from sam_hf.evaluation.synthetic import ROWS, measure_scene, summarise
+from sam_hf.evaluation.summary import ROWS, summarise
+from sam_hf.evaluation.synthetic import measure_scene
 
 
 def measured(scene, decode, **options):

@@ -8,7 +8,8 @@ import yaml
 from huggingface_hub import ModelCard
 
 from sam_hf.evaluation.report import format_table, read_report, render_card, write_report
-from sam_hf.evaluation.synthetic import ROWS, measure_scene, summarise
+from sam_hf.evaluation.summary import ROWS, summarise
+from sam_hf.evaluation.synthetic import measure_scene
 
 TEMPLATE = Path(__file__).parents[2] / "model_card.md"
 
