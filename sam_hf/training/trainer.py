@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, gather, send_to_device, set_seed
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -131,6 +131,15 @@ class StepSampler(Sampler[list[int]]):
             number += 1
 
 
+def process_state() -> PartialState:
+    """This process among its peers; the first call joins them.
+
+    accelerate takes processes that torchrun started for strangers where there is no accelerator, unless it is told
+    to use the CPU.
+    """
+    return PartialState(cpu=not torch.accelerator.is_available())
+
+
 def _quiet_worker(_: int) -> None:
     # Ctrl-C reaches the whole process group; the main process alone decides when to stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -164,7 +173,8 @@ class Trainer:
         self.output_dir = Path(config.output_dir)
         # rounds and kinds of prompt differ from step to step, so not every parameter has a gradient every time
         ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
-        self.accelerator = Accelerator(mixed_precision=config.mixed_precision, kwargs_handlers=[ddp])
+        cpu = process_state().device.type == "cpu"
+        self.accelerator = Accelerator(cpu=cpu, mixed_precision=config.mixed_precision, kwargs_handlers=[ddp])
         self.plain_module = module
         groups = parameter_groups(module, config.lr, config.weight_decay, config.layer_decay, config.lr_multipliers)
         optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)

@@ -37,7 +37,7 @@ from sam_hf.training.presets import FROM_SCRATCH, PromptableConfig
 from sam_hf.training.promptable import SamForPromptableTraining
 from sam_hf.training.resolution import at_resolution
 from sam_hf.training.scene_dataset import SceneDataset, stack_samples
-from sam_hf.training.trainer import Trainer, TrainerConfig
+from sam_hf.training.trainer import Trainer, TrainerConfig, process_state
 
 IMAGE_SIZE = 256
 TEXT = SamTextConfig(embed_dim=CLIP_CONFIG["embed_dim"], **CLIP_CONFIG["text_cfg"])
@@ -223,9 +223,13 @@ def run_clip_stage(
     if not trainer.train(resume=resume):
         return False
     trainer.load_average()
+    if not process_state().is_main_process:
+        process_state().wait_for_everyone()
+        return True
     unseen = [collate([dataset[2**31 + 32 * part + i] for i in range(32)]) for part in range(4)]
     clip = clip.cpu()
     save_clip(clip, Path(folder) / "clip", modality_means(clip, unseen))
+    process_state().wait_for_everyone()
     return True
 
 
@@ -339,10 +343,12 @@ def train(
     if init_from is not None:
         model.load_state_dict(SamModel.from_pretrained(init_from).state_dict(), strict=False)
     clip_folder = None
+    processes = process_state()
     for stage in stages:
         folder = output_dir / stage.name
-        if not resume:
+        if not resume and processes.is_main_process:
             shutil.rmtree(folder, ignore_errors=True)
+        processes.wait_for_everyone()
         if isinstance(stage, ClipStage):
             clip_folder = folder / "clip"
             if not clip_folder.exists() and not run_clip_stage(stage, folder, resume=resume, **options):
@@ -354,12 +360,17 @@ def train(
         if done.exists():
             model.load_state_dict(SamModel.from_pretrained(done).state_dict())
             continue
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "stage.json").write_text(json.dumps(_plain(asdict(stage)), indent=1) + "\n")
+        if processes.is_main_process:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "stage.json").write_text(json.dumps(_plain(asdict(stage)), indent=1) + "\n")
         if not run_stage(stage, model, folder, resume=resume, clip_folder=clip_folder, **options):
             return None
-        save_atomically(model, done)
-    return write_checkpoint(at_resolution(model, config.vision_config.image_size), output_dir / "checkpoint")
+        if processes.is_main_process:
+            save_atomically(model, done)
+    if processes.is_main_process:
+        write_checkpoint(at_resolution(model, config.vision_config.image_size), output_dir / "checkpoint")
+    processes.wait_for_everyone()
+    return output_dir / "checkpoint"
 
 
 def _plain(value: Any) -> Any:
