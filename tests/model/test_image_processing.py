@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
+from packaging.version import Version
 from PIL import Image
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil as StockPil
 
@@ -28,6 +29,8 @@ BACKENDS = {
     "torchvision": (SamImageProcessor, transformers.SamImageProcessor),
     "pil": (SamImageProcessorPil, StockPil),
 }
+# Older releases cut crops wrongly and forget to move their boxes: nothing to compare with there.
+STOCK_CROPS_WORK = Version(transformers.__version__) >= Version("5.23")
 STD = torch.tensor(SamImageProcessor.image_std).reshape(3, 1, 1)
 MEAN = torch.tensor(SamImageProcessor.image_mean).reshape(3, 1, 1)
 RANDOM = np.random.default_rng(0)
@@ -407,6 +410,8 @@ class TestPostProcessing:
 class TestAutomaticMasks:
     @pytest.mark.parametrize("layers", [0, 1, 2])
     def test_crops_equal_transformers(self, ours_and_stock, layers):
+        if layers and not STOCK_CROPS_WORK:
+            pytest.skip("crops of this transformers release are wrong")
         ours, stock = ours_and_stock
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the stock PIL class copies tensors the discouraged way
@@ -445,6 +450,8 @@ class TestAutomaticMasks:
     @pytest.mark.parametrize("box", [[0, 0, 56, 40], [0, 0, 40, 30], [20, 5, 56, 40]], ids=str)
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
     def test_filter_and_suppression_equal_transformers(self, box, dtype):
+        if box[:2] != [0, 0] and not STOCK_CROPS_WORK:
+            pytest.skip("boxes of crops of this transformers release are wrong")
         torch.manual_seed(0)
         small = torch.randn(12, 3, 6, 6)
         small[0] = -9.0  # an empty mask has no stability
