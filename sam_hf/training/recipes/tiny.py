@@ -314,6 +314,7 @@ def train(
     stages: Sequence[Stage | ClipStage] = STAGES,
     resume: bool = True,
     config: SamConfig | None = None,
+    clip_config: dict[str, Any] | None = None,
     init_from: str | Path | None = None,
     **options: Any,
 ) -> Path | None:
@@ -324,6 +325,7 @@ def train(
         stages: what to do; stages whose folder holds a finished model are skipped.
         resume: False starts over: the stages' folders are emptied.
         config: shape of the model; default `tiny_config()`.
+        clip_config: shape of the small CLIP, see `clip.build_clip`; its text part must match `config.text_config`.
         init_from: a folder with weights to start from instead of random ones (missing ones, e.g. of the text
             branch, stay random).
         **options: passed to `run_stage`.
@@ -351,8 +353,9 @@ def train(
         processes.wait_for_everyone()
         if isinstance(stage, ClipStage):
             clip_folder = folder / "clip"
-            if not clip_folder.exists() and not run_clip_stage(stage, folder, resume=resume, **options):
-                return None
+            if not clip_folder.exists():
+                if not run_clip_stage(stage, folder, resume=resume, clip_config=clip_config, **options):
+                    return None
             copy_text_tower(load_clip(clip_folder), model)
             continue
         model = at_resolution(model, stage.size)

@@ -1,0 +1,105 @@
+"""Stages at several resolutions, and the recipe from nothing to a loadable checkpoint."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from sam_hf import SamConfig, SamModel, SamPredictor
+from sam_hf.training.recipes import tiny
+from sam_hf.training.resolution import at_resolution
+
+VISION = {
+    "model_type": "sam_tiny_vit",
+    "embed_dims": [8, 8, 8, 8],
+    "depths": [1, 1, 1, 1],
+    "num_heads": [1, 1, 1, 1],
+    "window_sizes": [4, 4, 4, 4],
+    "strides": [2, 1, 1],
+    "output_channels": 8,
+    "num_pos_feats": 4,
+    "image_size": 48,
+}
+DECODER = {"mlp_dim": 8, "num_attention_heads": 1, "iou_head_hidden_dim": 8}
+CLIP = {
+    "embed_dim": 8,
+    "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8},
+    "text_cfg": {"context_length": 8, "vocab_size": 600, "width": 8, "heads": 1, "layers": 1},
+}
+
+
+def config():
+    return SamConfig(
+        vision_config=VISION, mask_decoder_config=DECODER, text_config={"embed_dim": 8, **CLIP["text_cfg"]}
+    )
+
+
+def test_same_weights_at_another_resolution():
+    model = SamModel(config()).eval()
+    smaller = at_resolution(model, 32)
+    assert smaller.config.prompt_encoder_config.image_embedding_size == 4
+    for (name, a), b in zip(model.state_dict().items(), smaller.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    points = torch.tensor([[[[10.0, 12.0]]]])
+    out = smaller(pixel_values=torch.randn(1, 3, 32, 32), input_points=points)
+    assert out.pred_masks.shape == (1, 1, 3, 16, 16) and not smaller.training
+    smaller.vision_encoder.requires_grad_(False).apply(lambda module: None)
+    with torch.no_grad():
+        next(smaller.parameters()).zero_()
+    assert next(model.parameters()).abs().sum() > 0  # nothing is shared
+    with pytest.raises(ValueError, match="multiple of the patch size 8"):
+        at_resolution(model, 36)
+
+
+def test_positions_of_a_vit_are_resampled():
+    vision = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 1, "image_size": 64, "patch_size": 8}
+    vision |= {"output_channels": 8, "num_pos_feats": 4, "window_size": 4, "global_attn_indexes": [1]}
+    model = SamModel(SamConfig(vision_config=vision, mask_decoder_config=DECODER)).eval()
+    with torch.no_grad():
+        model.vision_encoder.pos_embed.copy_(torch.linspace(0, 1, 8)[None, :, None, None].expand(1, 8, 8, 8))
+    smaller = at_resolution(model, 32)
+    rows = smaller.vision_encoder.pos_embed[0, :, 0, 0]
+    assert rows.shape == (4,) and (rows.diff() > 0.15).all()
+    assert smaller(pixel_values=torch.randn(1, 3, 32, 32), input_boxes=torch.tensor([[[2.0, 2.0, 20.0, 20.0]]]))
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny")
+    shared = {"steps": 2, "batch": 2, "prompts": 3, "warmup": 1}
+    stages = (
+        tiny.ClipStage("clip", size=48, steps=2, scenes=3),
+        tiny.Stage("masks", size=32, seed=1, **shared),
+        tiny.Stage("text", size=48, seed=2, text=True, absent=1, options=tiny.WITH_TEXT, **shared),
+    )
+    options = {"config": config(), "clip_config": CLIP, "num_workers": 0, "font": False, "progress": False}
+    return folder, stages, options, tiny.train(folder, stages, **options)
+
+
+def test_the_recipe_ends_in_a_checkpoint_that_everything_loads(recipe):
+    folder, stages, _, checkpoint = recipe
+    predictor = SamPredictor.from_pretrained(checkpoint)
+    predictor.set_image(np.zeros((20, 30, 3), np.uint8))
+    masks, scores, _ = predictor.predict(point_coords=np.array([[5, 5]]), point_labels=np.array([1]), text="red box")
+    assert masks.shape[1:] == (20, 30) and np.isfinite(scores).all()
+    assert json.loads((checkpoint / "config.json").read_text())["dtype"] == "float16"
+    trained = SamModel.from_pretrained(folder / "text" / "model").prompt_encoder.text_encoder
+    from sam_hf.training.clip import load_clip
+
+    torch.testing.assert_close(trained.positional_embedding, load_clip(folder / "clip" / "clip").positional_embedding)
+
+
+def test_running_it_again_trains_nothing_and_an_interrupted_stage_goes_on(recipe, monkeypatch):
+    folder, stages, options, checkpoint = recipe
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*/metrics.jsonl")}
+    assert tiny.train(folder, stages, **options) == checkpoint
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("*/metrics.jsonl")} == before
+    more = (*stages, tiny.Stage("last", size=48, steps=2, batch=1, prompts=2))
+    monkeypatch.setattr(tiny.Trainer, "progress", lambda self: 0.0)
+    monkeypatch.setattr(tiny.Trainer, "_loop", lambda self: None)  # as if stopped at once
+    assert tiny.train(folder, more, **options) is None
+    monkeypatch.undo()
+    assert tiny.train(folder, more, **options) == checkpoint
+    with pytest.raises(ValueError, match="distinct names"):
+        tiny.train(folder, [stages[1], stages[1]])
