@@ -28,9 +28,10 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, gather, send_to_device, set_seed
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from sam_hf.training.data_order import StepSampler
 from sam_hf.training.optimization import WeightAverage, lr_factor, parameter_groups
 
 
@@ -91,44 +92,6 @@ class TrainerConfig:
         for name in ("batch_size", "accumulate", "log_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-
-
-class StepSampler(Sampler[list[int]]):
-    """Batches of indices from a given step on, without end; a pure function of the step.
-
-    A dataset with a length is walked in seeded permutations; one without is an endless stream and gets consecutive
-    indices.
-
-    Args:
-        length: of the dataset, or None.
-        batch_size: samples per batch.
-        first: number of the first batch of this process.
-        process, processes: which one of how many; they take turns, batch by batch.
-        seed: of the permutations.
-    """
-
-    def __init__(
-        self, length: int | None, batch_size: int, first: int, process: int, processes: int, seed: int
-    ) -> None:
-        self.length, self.batch_size, self.first = length, batch_size, first
-        self.process, self.processes, self.seed = process, processes, seed
-
-    def __iter__(self) -> Iterator[list[int]]:
-        number, epoch, order = self.first, -1, torch.empty(0)
-        while True:
-            start = (number * self.processes + self.process) * self.batch_size
-            batch = []
-            for position in range(start, start + self.batch_size):
-                if self.length is None:
-                    batch.append(position)
-                    continue
-                if position // self.length != epoch:
-                    epoch = position // self.length
-                    generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-                    order = torch.randperm(self.length, generator=generator)
-                batch.append(int(order[position % self.length]))
-            yield batch
-            number += 1
 
 
 def process_state() -> PartialState:

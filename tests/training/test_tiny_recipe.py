@@ -9,6 +9,7 @@ import torch
 from sam_hf import SamConfig, SamModel, SamPredictor
 from sam_hf.training.recipes import tiny
 from sam_hf.training.resolution import at_resolution
+from sam_hf.training.trainer import Trainer
 
 VISION = {
     "model_type": "sam_tiny_vit",
@@ -96,8 +97,8 @@ def test_running_it_again_trains_nothing_and_an_interrupted_stage_goes_on(recipe
     assert tiny.train(folder, stages, **options) == checkpoint
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*/metrics.jsonl")} == before
     more = (*stages, tiny.Stage("last", size=48, steps=2, batch=1, prompts=2))
-    monkeypatch.setattr(tiny.Trainer, "progress", lambda self: 0.0)
-    monkeypatch.setattr(tiny.Trainer, "_loop", lambda self: None)  # as if stopped at once
+    monkeypatch.setattr(Trainer, "progress", lambda self: 0.0)
+    monkeypatch.setattr(Trainer, "_loop", lambda self: None)  # as if stopped at once
     assert tiny.train(folder, more, **options) is None
     monkeypatch.undo()
     assert tiny.train(folder, more, **options) == checkpoint

@@ -10,8 +10,9 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset
 
+from sam_hf.training.data_order import StepSampler
 from sam_hf.training.optimization import WeightAverage, block_depths, lr_factor, parameter_groups
-from sam_hf.training.trainer import StepSampler, Trainer, TrainerConfig
+from sam_hf.training.trainer import Trainer, TrainerConfig
 
 
 class Numbers(Dataset):

@@ -1,0 +1,236 @@
+"""Stages of a recipe: what one stretch of training is, and how it is run, resumed and stored."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sam_hf.data.synthetic import SceneGenerator
+from sam_hf.model.modeling_sam import SamModel
+from sam_hf.model.text_encoder import SamTokenizer
+from sam_hf.training.clip import (
+    ClipForTraining,
+    CropEncoder,
+    build_clip,
+    load_clip,
+    load_means,
+    modality_means,
+    save_clip,
+)
+from sam_hf.training.crop_dataset import CropCollate, CropDataset
+from sam_hf.training.presets import FROM_SCRATCH, PromptableConfig
+from sam_hf.training.promptable import SamForPromptableTraining
+from sam_hf.training.scene_dataset import SceneDataset, stack_samples
+from sam_hf.training.trainer import Trainer, TrainerConfig, process_state
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stretch of training at one resolution.
+
+    Attributes:
+        name: folder name; a stage is known by it, so give a changed stage a new one.
+        size: image side in pixels.
+        minutes, steps: length, whichever is reached first; at least one.
+        batch: images per step.
+        prompts: masks per image.
+        absent: how many of them are phrases of absent objects (needs `text`).
+        text: whether phrases are among the prompts; the text tower comes from an earlier `ClipStage`.
+        options: what a step does.
+        lr: peak learning rate.
+        warmup: steps.
+        schedule: see `optimization.lr_factor`.
+        ema: decay of the averaged weights.
+        lr_multipliers: see `optimization.parameter_groups`; the text tower is frozen unless said otherwise here.
+        seed: of scenes and prompts; each stage should have its own.
+    """
+
+    name: str
+    size: int
+    minutes: float | None = None
+    steps: int | None = None
+    batch: int = 12
+    prompts: int = 5
+    absent: int = 0
+    text: bool = False
+    options: PromptableConfig = FROM_SCRATCH
+    lr: float = 1e-3
+    warmup: int = 100
+    schedule: str = "cosine"
+    ema: float = 0.998
+    lr_multipliers: dict[str, float] = field(default_factory=dict)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ClipStage:
+    """Training of the small CLIP whose text tower the later stages use.
+
+    Attributes:
+        name: folder name.
+        size: side of the scenes the crops come from, in pixels.
+        minutes, steps: length, whichever is reached first; at least one.
+        scenes: scenes per step, up to five crops each.
+        lr: peak learning rate.
+        warmup: steps.
+        ema: decay of the averaged weights.
+        seed: of scenes and crops.
+    """
+
+    name: str
+    size: int = 128
+    minutes: float | None = None
+    steps: int | None = None
+    scenes: int = 48
+    lr: float = 1e-3
+    warmup: int = 50
+    ema: float = 0.995
+    seed: int = 100
+
+
+def run_clip_stage(
+    stage: ClipStage,
+    folder: str | Path,
+    mixed_precision: str = "no",
+    num_workers: int = 1,
+    font: str | None = None,
+    resume: bool = True,
+    clip_config: dict[str, Any] | None = None,
+    **trainer_options: Any,
+) -> bool:
+    """Trains the small CLIP and writes it to `folder/clip` as an open_clip folder.
+
+    Args:
+        stage: what to do.
+        folder: of the stage.
+        mixed_precision: `"no"` or `"bf16"`.
+        num_workers: processes that draw scenes.
+        font: emoji font.
+        resume: continue from the last checkpoint in `folder`.
+        clip_config: see `clip.build_clip`.
+        **trainer_options: more fields of `TrainerConfig`.
+
+    Returns:
+        True when it is complete, False when it was interrupted.
+    """
+    torch.manual_seed(stage.seed)
+    clip = build_clip(clip_config)
+    generator = SceneGenerator(size=stage.size, split="train", seed=stage.seed, font=font)
+    dataset = CropDataset(generator, size=clip.sam_hf_config["vision_cfg"]["image_size"], seed=stage.seed)
+    text = clip.sam_hf_config["text_cfg"]
+    collate = CropCollate(SamTokenizer(text["vocab_size"], text["context_length"]))
+    config = TrainerConfig(
+        output_dir=folder,
+        max_steps=stage.steps,
+        max_minutes=stage.minutes,
+        batch_size=stage.scenes,
+        lr=stage.lr,
+        warmup_steps=stage.warmup,
+        ema_decay=stage.ema,
+        mixed_precision=mixed_precision,
+        num_workers=num_workers,
+        seed=stage.seed,
+        **trainer_options,
+    )
+    trainer = Trainer(ClipForTraining(clip), dataset, config, collate=collate)
+    if not trainer.train(resume=resume):
+        return False
+    trainer.load_average()
+    if not process_state().is_main_process:
+        process_state().wait_for_everyone()
+        return True
+    unseen = [collate([dataset[2**31 + 32 * part + i] for i in range(32)]) for part in range(4)]
+    clip = clip.cpu()
+    save_clip(clip, Path(folder) / "clip", modality_means(clip, unseen))
+    process_state().wait_for_everyone()
+    return True
+
+
+def run_stage(
+    stage: Stage,
+    model: SamModel,
+    folder: str | Path,
+    mixed_precision: str = "no",
+    num_workers: int = 1,
+    font: str | None = None,
+    resume: bool = True,
+    clip_folder: str | Path | None = None,
+    **trainer_options: Any,
+) -> bool:
+    """Trains `model` (in place) for one stage.
+
+    Args:
+        stage: what to do.
+        model: a model of the stage's image size.
+        folder: of the stage; `TrainerConfig.output_dir`.
+        mixed_precision: `"no"` or `"bf16"`.
+        num_workers: processes that draw scenes.
+        font: emoji font, see `SceneGenerator`.
+        resume: continue from the last checkpoint in `folder`.
+        clip_folder: the small CLIP, for the image vectors of appendix D.5.
+        **trainer_options: more fields of `TrainerConfig`.
+
+    Returns:
+        True when the stage is complete (the model then holds the averaged weights), False when it was interrupted.
+    """
+    tokenizer = crop_encoder = means = None
+    crop_size = None
+    if stage.text:
+        text = model.config.text_config
+        tokenizer = SamTokenizer(vocab_size=text.vocab_size, context_length=text.context_length)
+        if stage.options.uses_image_vectors:
+            if clip_folder is None:
+                raise ValueError(f"stage {stage.name!r} prompts with image vectors: clip_folder must be given")
+            clip = load_clip(clip_folder)
+            crop_encoder, means = CropEncoder(clip), load_means(clip_folder)
+            crop_size = clip.sam_hf_config["vision_cfg"]["image_size"]
+    dataset = SceneDataset(
+        SceneGenerator(size=stage.size, split="train", seed=stage.seed, font=font),
+        prompts=stage.prompts,
+        absent=stage.absent,
+        tokenizer=tokenizer,
+        crop_size=crop_size,
+        max_area=stage.options.max_area,
+        seed=stage.seed,
+    )
+    options = replace(stage.options, seed=stage.seed)
+    multipliers = dict(stage.lr_multipliers)
+    multipliers.setdefault(r"prompt_encoder\.text_encoder\.", 0.0)
+    trainer = Trainer(
+        SamForPromptableTraining(model, options, crop_encoder, means),
+        dataset,
+        TrainerConfig(
+            output_dir=folder,
+            max_steps=stage.steps,
+            max_minutes=stage.minutes,
+            batch_size=stage.batch,
+            lr=stage.lr,
+            warmup_steps=stage.warmup,
+            schedule=stage.schedule,
+            ema_decay=stage.ema,
+            lr_multipliers=multipliers,
+            mixed_precision=mixed_precision,
+            num_workers=num_workers,
+            seed=stage.seed,
+            **trainer_options,
+        ),
+        collate=stack_samples,
+    )
+    complete = trainer.train(resume=resume)
+    if complete:
+        trainer.load_average()
+    return complete
+
+
+def save_atomically(model: SamModel, folder: Path) -> None:
+    """`save_pretrained` into a folder that exists only once it is complete."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    if folder.exists():
+        shutil.rmtree(folder)
+    partial.rename(folder)
