@@ -6,6 +6,7 @@ about a broken file stays out of our messages, since it can carry memory address
 """
 
 import os
+import struct
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-FORMATS = ("BMP", "GIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 MAX_PIXELS = 50_000_000
 
@@ -81,7 +82,7 @@ def open_image(path: str | os.PathLike) -> Image.Image:
     except OSError as error:
         reason = error.strerror if error.strerror else "it is damaged or cut short"
         raise ValueError(f"cannot read the image {name!r}: {reason}") from None
-    except (SyntaxError, ValueError, IndexError, KeyError, TypeError, EOFError, MemoryError):
+    except (SyntaxError, ValueError, IndexError, KeyError, TypeError, EOFError, struct.error):
         # Every decoder fails in its own way on a broken file.
         raise ValueError(f"cannot read the image {name!r}: it is damaged") from None
 
@@ -96,11 +97,11 @@ def open_mask(path: str | os.PathLike) -> np.ndarray:
         ValueError: If it cannot be opened, or nothing is inside.
     """
     image = open_image(path)
-    values = np.asarray(image.convert("RGBA") if image.mode in ("P", "PA", "LA") else image)
-    if values.ndim == 3 and values.shape[2] == 4 and values[..., 3].min() < 255:
-        values = values[..., 3]
-    elif values.ndim == 3:
-        values = values[..., :3].max(axis=2)
+    colored = len(image.getbands()) > 1 or image.mode == "P"
+    values = np.asarray(image.convert("RGBA") if colored else image)
+    if colored:
+        opacity = values[..., 3]
+        values = opacity if opacity.min() < 255 else values[..., :3].max(axis=2)
     # Half of the brightest value, so that masks of 0 and 1, 0 and 255, and 16 bits all mean what they look like.
     mask = values > values.max() / 2
     if not mask.any():
