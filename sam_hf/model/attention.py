@@ -29,7 +29,8 @@ def attend(
         need_weights: Return the weights too; only the spelt-out way has them.
 
     Returns:
-        The attended values (B, heads, Tq, d), and the weights (B, heads, Tq, Tk) or None.
+        The attended values (B, heads, Tq, d), and the weights (B * heads, Tq, Tk) or None. The weights returned are
+        the tensor that was used, so their gradient can be asked for.
     """
     if implementation != "eager" and not need_weights:
         if bias is not None:
@@ -38,5 +39,6 @@ def attend(
     logits = (query * scale) @ key.transpose(-2, -1)
     if bias is not None:
         logits = logits + bias
-    weights = logits.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
-    return F.dropout(weights, dropout, training=dropout > 0) @ value, weights
+    weights = logits.softmax(dim=-1, dtype=torch.float32).to(query.dtype).flatten(0, 1)
+    attended = F.dropout(weights, dropout, training=dropout > 0) @ value.flatten(0, 1)  # (B * heads, Tq, d)
+    return attended.unflatten(0, value.shape[:2]), weights

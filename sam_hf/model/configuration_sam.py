@@ -7,8 +7,8 @@ Fourier features) are derived from the vision part; a contradiction raises.
 A plain SAM (ViT encoder, no text) reports and saves `model_type == "sam"`, so stock transformers loads it; anything
 more is `"sam_hf"`, so that stock transformers never loads half of it in silence.
 
-Source: Segment Anything, §3, App. A; field names of transformers 5.23. Differs in: `scale` and `initializer_range` have
-values that train from scratch (transformers' 384 and 1e-10 do not); dropout, drop path, text and TinyViT are new.
+Source: Segment Anything, §3, App. A; field names of transformers 5.23. Differs in: `scale` and `initializer_range`
+have values that train from scratch (transformers' 384 and 1e-10 do not); dropout, drop path, text and TinyViT are new.
 """
 
 from typing import Any
@@ -142,6 +142,15 @@ class SamVisionConfig(PreTrainedConfig):
         self.mlp_dim = int(self.hidden_size * self.mlp_ratio) if self.mlp_dim is None else self.mlp_dim
         super().__post_init__(**kwargs)
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> PreTrainedConfig:
+        """Read the vision part of a config.json; a `SamTinyViTConfig` where that is what it describes."""
+        name = resolve(pretrained_model_name_or_path)
+        fields, _ = cls.get_config_dict(name, **kwargs)
+        if fields.get(cls.base_config_key, fields).get("model_type") == SamTinyViTConfig.model_type:
+            return SamTinyViTConfig.from_pretrained(name, **kwargs)
+        return super().from_pretrained(name, **kwargs)
+
 
 @strict
 class SamTinyViTConfig(PreTrainedConfig):
@@ -256,7 +265,7 @@ class SamTextConfig(PreTrainedConfig):
         architecture = open_clip.get_model_config(self.model_name)
         if architecture is None:
             raise ValueError(
-                f"`model_name` must be an open_clip architecture (see open_clip.list_models()); got {self.model_name!r}"
+                f"`model_name` must be one of open_clip.list_models(), an architecture; got {self.model_name!r}"
             )
         text = dict(architecture["text_cfg"])
         if text.get("hf_model_name"):
@@ -313,7 +322,8 @@ class SamConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         if not isinstance(self.vision_config, PreTrainedConfig):
             fields = dict(self.vision_config or {})
-            vision_type = fields.pop("model_type", SamVisionConfig.model_type)
+            # The first checkpoints on the Hub name no type here, but the empty string.
+            vision_type = fields.pop("model_type", "") or SamVisionConfig.model_type
             if vision_type not in VISION_CONFIGS:
                 raise ValueError(
                     f"`vision_config['model_type']` must be one of {sorted(VISION_CONFIGS)}; got {vision_type!r}"

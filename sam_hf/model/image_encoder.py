@@ -99,8 +99,6 @@ class SamVisionAttention(nn.Module):
             need_weights=output_attentions,
         )
         attended = attended.transpose(1, 2).reshape(batch, height, width, -1)  # heads back into channels
-        if weights is not None:
-            weights = weights.flatten(0, 1)
         return self.proj(attended), weights
 
     def relative_position_bias(self, query: Tensor, height: int, width: int) -> Tensor:
@@ -115,9 +113,7 @@ class SamVisionAttention(nn.Module):
 
 
 def relative_positions(table: Tensor, size: int) -> Tensor:
-    """Entries (size, size, head_dim) of a table of 2 * side - 1 offsets, resized where it was made for another side."""
-    if table.shape[0] != 2 * size - 1:
-        table = F.interpolate(table.T[None], size=2 * size - 1, mode="linear")[0].T
+    """Entries (size, size, head_dim) of a table of the 2 * size - 1 offsets between two rows (or columns)."""
     positions = torch.arange(size, device=table.device)
     return table[positions[:, None] - positions[None, :] + size - 1]
 

@@ -19,6 +19,7 @@ class SamMaskDecoder(nn.Module):
 
     def __init__(self, config: SamMaskDecoderConfig):
         super().__init__()
+        self.config = config
         width = config.hidden_size
         self.num_mask_tokens = config.num_multimask_outputs + 1
         self.iou_token = nn.Embedding(1, width)
@@ -54,8 +55,8 @@ class SamMaskDecoder(nn.Module):
             sparse_prompt_embeddings: (B,P,T',C), or None: no points, boxes or text.
             dense_prompt_embeddings: (B,P,C,h,w), or (B,C,h,w) or (1,C,h,w) shared by the prompts.
             multimask_output: True: the three masks of tokens 1..3; False: the one of token 0.
-            attention_similarity: See `SamTwoWayAttentionBlock.forward`, n = B*P.
-            target_embedding: Broadcastable to (B*P,T,C).
+            attention_similarity: Broadcastable to (B*P,heads,T,h*w), see `SamTwoWayAttentionBlock.forward`.
+            target_embedding: Broadcastable to (B,P,T,C), see `SamTwoWayTransformer.forward`.
             visible_tokens: (B,P,T') bool, False at padding; None: all are prompts.
 
         Returns:
@@ -79,6 +80,11 @@ class SamMaskDecoder(nn.Module):
         positions = image_positional_embeddings
         if positions.shape[0] > 1:
             positions = positions.repeat_interleave(num_prompts, dim=0)
+        if attention_similarity is not None:
+            attention_similarity = attention_similarity.to(tokens.dtype)
+        if target_embedding is not None:
+            sizes = (batch_size, num_prompts, *target_embedding.shape[-2:])
+            target_embedding = target_embedding.to(tokens.dtype).broadcast_to(sizes).flatten(0, 1)
 
         tokens, image = self.transformer(
             tokens,

@@ -1,11 +1,13 @@
 """The whole model: image encoder, prompt encoder, mask decoder.
 
-`SamModel.forward` is the paper's Figure 4 read from left to right. Coordinates are *resized* pixels: the frame in which
-the image's longest side is `config.vision_config.image_size`. `SamProcessor` goes there from original pixels and back.
+`SamModel.forward` is the paper's Figure 4 read from left to right. Coordinates are *resized* pixels: the frame in
+which the image's longest side is `config.vision_config.image_size`. `SamProcessor` goes there from original pixels and
+back.
 
-Source: Segment Anything (Kirillov et al., 2023, arXiv 2304.02643), §3 and App. A. Class names, arguments, output fields
-and weight names are transformers 5.23's `SamModel`. Differs in: free text as a prompt (`input_ids` or `text_embeds`),
-mask prompts per prompt and not only per image, prompts that may be absent inside a batch, and nothing is `no_grad`.
+Source: Segment Anything (Kirillov et al., 2023, arXiv 2304.02643), §3 and App. A. Class names, arguments, output
+fields and weight names are transformers 5.23's `SamModel`. Differs in: free text as a prompt (`input_ids` or
+`text_embeds`), mask prompts per prompt and not only per image, prompts that may be absent inside a batch, and nothing
+is `no_grad`.
 """
 
 from dataclasses import dataclass
@@ -35,7 +37,8 @@ class SamImageSegmentationOutput(ModelOutput):
             original pixels.
         vision_hidden_states: On request, the image encoder's hidden states.
         vision_attentions: On request, the image encoder's attention weights.
-        mask_decoder_attentions: On request, what the image took from the tokens in each two-way block, (B*P,h*w,C).
+        mask_decoder_attentions: On request, what the image took from the tokens in each two-way block,
+            (B*P,1,h*w,C).
     """
 
     iou_scores: Tensor | None = None
@@ -56,6 +59,8 @@ class SamVisionModel(SamPreTrainedModel):
 
     config: SamVisionConfig
     main_input_name = "pixel_values"
+    # A whole model's checkpoint serves too; the rest of it is not missed.
+    _keys_to_ignore_on_load_unexpected = [r"^prompt_encoder\.", r"^mask_decoder\.", r"^shared_image_embedding\."]
 
     def __init__(self, config: SamVisionConfig):
         super().__init__(config)
@@ -119,7 +124,7 @@ class SamModel(SamPreTrainedModel):
             multimask_output: True: three masks per prompt, for an ambiguous one; False: a single one.
             attention_similarity: Added to the logits of the decoder's token-to-image attention (PerSAM),
                 broadcastable to (B*P,heads,T,h*w).
-            target_embedding: Added to the decoder's tokens before every block (PerSAM), broadcastable to (B*P,T,C).
+            target_embedding: Added to the decoder's tokens before every block (PerSAM), broadcastable to (B,P,T,C).
             input_ids: Phrases, (B,P,T) token ids. Or:
             text_embeds: (B,P,D) unit norm, CLIP's joint space; all NaN where a prompt has no text.
             attention_mask: (B,P,T), goes with `input_ids`; a row of zeros is no text.
@@ -151,6 +156,8 @@ class SamModel(SamPreTrainedModel):
             if text_embeds is not None:
                 raise ValueError("give either `input_ids` or `text_embeds`; got both")
             text_embeds = self.get_text_embeds(input_ids, attention_mask)
+        elif attention_mask is not None:
+            raise ValueError("`attention_mask` tells which `input_ids` are text, but `input_ids` is missing")
         if input_points is not None and input_labels is None:
             input_labels = torch.ones(input_points.shape[:-1], dtype=torch.long, device=input_points.device)
         self._check_prompts(image_embeddings, input_points, input_labels, input_boxes, input_masks, text_embeds)
@@ -194,7 +201,7 @@ class SamModel(SamPreTrainedModel):
         """Phrases -> unit-norm vectors in CLIP's joint space.
 
         Args:
-            input_ids: (B,P,T) token ids.
+            input_ids: (B,P,T) token ids, T at most the tower's context length.
             attention_mask: (B,P,T); a row of zeros is no text.
 
         Returns:
@@ -204,8 +211,11 @@ class SamModel(SamPreTrainedModel):
             ValueError: This model has no text branch, or the shape is wrong.
         """
         self._require_text("input_ids")
-        if input_ids.ndim != 3:
-            raise ValueError(f"`input_ids` must have shape (B, P, T); got {tuple(input_ids.shape)}")
+        length = self.config.text_config.context_length
+        if input_ids.ndim != 3 or input_ids.shape[-1] > length:
+            raise ValueError(f"`input_ids` must have shape (B, P, T), T <= {length}; got {tuple(input_ids.shape)}")
+        if attention_mask is not None:
+            _check_shape("attention_mask", attention_mask, "(B, P, T)", tuple(input_ids.shape))
         vectors = self.prompt_encoder.text_encoder(input_ids.flatten(0, 1)).unflatten(0, input_ids.shape[:2])
         vectors = nn.functional.normalize(vectors.float(), dim=-1).to(vectors.dtype)
         if attention_mask is None:

@@ -18,7 +18,8 @@ class SamPreTrainedModel(PreTrainedModel):
     base_model_prefix = "sam"
     main_input_name = "pixel_values"
     input_modalities = ("image",)
-    _no_split_modules = ["SamVisionLayer", "SamTinyViTStage", "SamTwoWayAttentionBlock"]
+    # Whole on one device: these read the weights of their embeddings directly, without a call that could fetch them.
+    _no_split_modules = ["SamVisionLayer", "SamTinyViTStage", "SamPromptEncoder", "SamMaskDecoder"]
     supports_gradient_checkpointing = True
     _supports_sdpa = True
 
@@ -29,6 +30,32 @@ class SamPreTrainedModel(PreTrainedModel):
         Takes every argument of `transformers.PreTrainedModel.from_pretrained`.
         """
         return super().from_pretrained(resolve(pretrained_model_name_or_path), *args, **kwargs)
+
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        """Every attention here asks its configuration at each call; transformers would judge by our source text."""
+        return True
+
+    def set_attn_implementation(self, attn_implementation: str | dict[str, str], *args, **kwargs) -> None:
+        """Switch every attention between "eager" and "sdpa", or those of one part: `{"vision_config": "eager"}`.
+
+        Takes every argument of `transformers.PreTrainedModel.set_attn_implementation`.
+
+        Raises:
+            ValueError: There is no such implementation, or no such part.
+        """
+        parts = getattr(self.config, "sub_configs", {})
+        wanted = attn_implementation
+        if not isinstance(wanted, dict):
+            wanted = dict.fromkeys(["", *parts], wanted)
+        unknown = set(wanted) - {"", *parts}
+        if unknown:
+            raise ValueError(f"`attn_implementation` may name the parts {sorted(parts)}; got {sorted(unknown)}")
+        for part in set(wanted) - {"", "vision_config"}:
+            # These parts are no PreTrainedModel; transformers would set them "in the dark" and warn.
+            part_config = getattr(self.config, part)
+            part_config._attn_implementation = self.get_correct_attn_implementation(wanted[part])
+        super().set_attn_implementation(attn_implementation, *args, **kwargs)
 
     def _set_gradient_checkpointing(self, *args, **kwargs) -> None:
         """Only transformer blocks are checkpointed; the text tower has its own switch."""

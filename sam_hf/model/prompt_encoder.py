@@ -138,7 +138,7 @@ class SamPromptEncoder(nn.Module):
             first = ~no_box if input_labels is None else ~no_box | _has_points(input_labels)
             visible += [first, ~no_box]
         if text_embeds is not None:
-            visible.append(~text_embeds.isnan().any(dim=-1, keepdim=True))
+            visible.append(~_is_absent_text(text_embeds))
         return torch.cat(visible, dim=-1) if visible else None
 
     def _embed_points(self, points: Tensor, labels: Tensor, pad: bool) -> Tensor:
@@ -172,14 +172,14 @@ class SamPromptEncoder(nn.Module):
         if masks is None:
             return no_mask.expand(batch_size, -1, *self.image_embedding_size)
         flat = masks.flatten(0, -4).to(no_mask.dtype)  # (n,1,4h,4w)
-        absent = flat.isnan().any(dim=-1, keepdim=True).any(dim=-2, keepdim=True)  # (n,1,1,1)
-        embedding = self.mask_embed(flat.nan_to_num(0.0))
+        absent = flat.isnan().flatten(1).all(dim=1)[:, None, None, None]  # a mask with some NaN is no absent one
+        embedding = self.mask_embed(torch.where(absent, 0.0, flat))
         embedding = torch.where(absent, no_mask, embedding)
         return embedding.unflatten(0, masks.shape[:-3])
 
     def _embed_text(self, text_embeds: Tensor) -> Tensor:
         """(B,P,D) -> (B,P,1,C)."""
-        vectors = text_embeds.nan_to_num(0.0).to(self.text_projection.weight.dtype)
+        vectors = torch.where(_is_absent_text(text_embeds), 0.0, text_embeds).to(self.text_projection.weight.dtype)
         return (self.text_projection(vectors) + self.text_embed.weight[0]).unsqueeze(2)
 
 
@@ -191,3 +191,8 @@ def _has_points(labels: Tensor | None) -> Tensor | None:
 def _is_padding_box(boxes: Tensor) -> Tensor:
     """Whether a prompt has no box: (B,P,4) -> (B,P,1)."""
     return (boxes == PADDING).all(dim=-1, keepdim=True)
+
+
+def _is_absent_text(text_embeds: Tensor) -> Tensor:
+    """Whether a prompt has no text: (B,P,D) -> (B,P,1)."""
+    return text_embeds.isnan().all(dim=-1, keepdim=True)

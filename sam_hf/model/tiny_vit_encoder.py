@@ -117,8 +117,6 @@ class SamTinyViTAttention(nn.Module):
             implementation=self.config._attn_implementation,
             need_weights=output_attentions,
         )
-        if weights is not None:
-            weights = weights.flatten(0, 1)
         return self.proj(attended.transpose(1, 2).reshape(batch, tokens, -1)), weights
 
     def offset_bias(self) -> Tensor:

@@ -87,7 +87,7 @@ class SamTwoWayAttentionBlock(nn.Module):
             token_bias: -inf at padding tokens, (n,1,1,T).
 
         Returns:
-            Tokens, image, and what the image took from the tokens, (n,h*w,C).
+            Tokens, image, and what the image took from the tokens, (n,1,h*w,C).
         """
         if self.skip_first_layer_pe:  # the first block's tokens are nothing but their positions
             queries = self.dropout(self.self_attn(queries, queries, queries, token_bias))
@@ -106,7 +106,7 @@ class SamTwoWayAttentionBlock(nn.Module):
             keys + key_point_embedding, queries + query_point_embedding, queries, token_bias
         )
         keys = self.layer_norm4(keys + self.dropout(attended))
-        return queries, keys, attended
+        return queries, keys, attended.unsqueeze(1)
 
 
 class SamTwoWayTransformer(nn.Module):
@@ -137,15 +137,17 @@ class SamTwoWayTransformer(nn.Module):
             image_embeddings: (n,h*w,C).
             image_positional_embeddings: (1 or n,h*w,C).
             attention_similarity: See `SamTwoWayAttentionBlock.forward`.
-            target_embedding: Added to the tokens before every block, broadcastable to (n,T,C).
+            target_embedding: Added to tokens and their positions before every block, broadcastable to (n,T,C).
             token_bias: See `SamTwoWayAttentionBlock.forward`.
 
         Returns:
             Tokens (n,T,C) and image (n,h*w,C).
         """
+        if target_embedding is not None:  # in PerSAM's code tokens and positions are one tensor here, both get the sum
+            point_embeddings = point_embeddings + target_embedding
         queries, keys = point_embeddings, image_embeddings
-        for layer in self.layers:
-            if target_embedding is not None:
+        for index, layer in enumerate(self.layers):
+            if target_embedding is not None and index > 0:
                 queries = queries + target_embedding
             queries, keys, _ = layer(
                 queries, keys, point_embeddings, image_positional_embeddings, attention_similarity, token_bias
