@@ -111,11 +111,10 @@ def make_prompts():
 
 @pytest.fixture(scope="session")
 def deviation():
-    """deviation(ours, theirs): the largest difference, relative to the range of theirs."""
+    """deviation(ours, theirs, spread): the largest difference, relative to the range of theirs or to `spread`."""
 
-    def measure(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    def measure(ours: torch.Tensor, theirs: torch.Tensor, spread: float | None = None) -> float:
         assert ours.shape == theirs.shape
-        spread = theirs.max() - theirs.min()
-        return float((ours - theirs).abs().max() / spread)
+        return float((ours - theirs).abs().max() / (spread or theirs.max() - theirs.min()))
 
     return measure

@@ -1,0 +1,249 @@
+"""Meta's own modules (segment-anything 1.0) with our weights: the same answers; where transformers differs, Meta's.
+
+Meta decodes one image and prompts that are all of one kind and length. A ragged call of ours must equal Meta's calls
+one prompt at a time, each with nothing but what that prompt has.
+"""
+
+import itertools
+import re
+from functools import partial
+
+import pytest
+import torch
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+
+TOLERANCE = 1e-4  # of the range of the values compared
+IOU_RANGE = 1.0
+EXACT = 2e-6  # of the range; ours against ours: float32 rounding, no more
+KINDS = ("points", "boxes", "masks")
+COMBINATIONS = [kinds for count in range(4) for kinds in itertools.combinations(KINDS, count)]
+RENAMES = [
+    (r"^vision_encoder\.", "image_encoder."),
+    (r"patch_embed\.projection\.", "patch_embed.proj."),
+    (r"^(image_encoder\.)layers\.", r"\1blocks."),
+    (r"neck\.conv1\.", "neck.0."),
+    (r"neck\.layer_norm1\.", "neck.1."),
+    (r"neck\.conv2\.", "neck.2."),
+    (r"neck\.layer_norm2\.", "neck.3."),
+    (r"shared_embedding\.positional_embedding", "pe_layer.positional_encoding_gaussian_matrix"),
+    (r"\.point_embed\.", ".point_embeddings."),
+    (r"mask_embed\.conv1\.", "mask_downscaling.0."),
+    (r"mask_embed\.layer_norm1\.", "mask_downscaling.1."),
+    (r"mask_embed\.conv2\.", "mask_downscaling.3."),
+    (r"mask_embed\.layer_norm2\.", "mask_downscaling.4."),
+    (r"mask_embed\.conv3\.", "mask_downscaling.6."),
+    (r"upscale_conv1\.", "output_upscaling.0."),
+    (r"upscale_layer_norm\.", "output_upscaling.1."),
+    (r"upscale_conv2\.", "output_upscaling.3."),
+    (r"((?:mlps\.\d|iou_prediction_head)\.)layers\.0\.", r"\1layers.1."),
+    (r"((?:mlps\.\d|iou_prediction_head)\.)proj_in\.", r"\1layers.0."),
+    (r"((?:mlps\.\d|iou_prediction_head)\.)proj_out\.", r"\1layers.2."),
+    (r"layer_norm_final_attn\.", "norm_final_attn."),
+    (r"layer_norm(\d)\.", r"norm\1."),
+]
+
+
+def meta_of(model) -> Sam:
+    """Meta's model with the sizes and weights of ours."""
+    vision, decoder = model.config.vision_config, model.config.mask_decoder_config
+    cells, width = vision.image_size // vision.patch_size, decoder.hidden_size
+    encoder = ImageEncoderViT(
+        img_size=vision.image_size,
+        patch_size=vision.patch_size,
+        embed_dim=vision.hidden_size,
+        depth=vision.num_hidden_layers,
+        num_heads=vision.num_attention_heads,
+        out_chans=width,
+        norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
+        use_rel_pos=True,
+        window_size=vision.window_size,
+        global_attn_indexes=vision.global_attn_indexes,
+    )
+    prompts = PromptEncoder(
+        embed_dim=width,
+        image_embedding_size=(cells, cells),
+        input_image_size=(vision.image_size, vision.image_size),
+        mask_in_chans=16,
+    )
+    transformer = TwoWayTransformer(
+        depth=2, embedding_dim=width, mlp_dim=decoder.mlp_dim, num_heads=decoder.num_attention_heads
+    )
+    masks = MaskDecoder(
+        transformer_dim=width,
+        transformer=transformer,
+        num_multimask_outputs=3,
+        iou_head_depth=3,
+        iou_head_hidden_dim=decoder.iou_head_hidden_dim,
+    )
+    sam = Sam(encoder, prompts, masks)
+    weights = model.state_dict()
+    del weights["shared_image_embedding.positional_embedding"]
+    for pattern, replacement in RENAMES:
+        weights = {re.sub(pattern, replacement, key): value for key, value in weights.items()}
+    assert set(weights) == set(sam.state_dict())
+    sam.load_state_dict(weights)
+    return sam.eval()
+
+
+def ask_meta(meta, embedding, points=None, labels=None, box=None, mask=None, multimask=True):
+    """Masks and scores of prompts of one image; points (P,N,2), labels (P,N), box (P,4), mask (P,1,4h,4w)."""
+    sparse, dense = meta.prompt_encoder(None if points is None else (points, labels), box, mask)
+    return meta.mask_decoder(embedding[None], meta.prompt_encoder.get_dense_pe(), sparse, dense, multimask)
+
+
+@pytest.fixture(scope="module")
+def ours(make_model):
+    return make_model()
+
+
+@pytest.fixture(scope="module")
+def meta(ours):
+    return meta_of(ours)
+
+
+@pytest.fixture(scope="module")
+def embeddings():
+    return torch.randn(2, 16, 9, 9, generator=torch.Generator().manual_seed(7))
+
+
+def ragged_prompts(config, make_prompts, present):
+    """Prompts with everything, then padding put wherever `present` (B,P,3) says that a kind is absent."""
+    batch, prompts = present.shape[:2]
+    full = make_prompts(config, KINDS, batch=batch, prompts=prompts, points=3)
+    full["input_labels"][:, 1::2, 0] = -1  # Meta's own "not a point", in some
+    for image, prompt in itertools.product(range(batch), range(prompts)):
+        has_points, has_box, has_mask = present[image, prompt]
+        kept = 1 + prompt % 3 if has_points else 0
+        full["input_labels"][image, prompt, kept:] = -10
+        if not has_box:
+            full["input_boxes"][image, prompt] = -10
+        if not has_mask:
+            full["input_masks"][image, prompt] = float("nan")
+    return full
+
+
+def unpadded(prompts, image, prompt):
+    """What one prompt really has, as arguments of `ask_meta`."""
+    labels = prompts["input_labels"][image, prompt]
+    real = labels != -10
+    box, mask = prompts["input_boxes"][image, prompt], prompts["input_masks"][image, prompt]
+    return {
+        "points": prompts["input_points"][image, prompt][real][None] if real.any() else None,
+        "labels": labels[real][None] if real.any() else None,
+        "box": None if (box == -10).all() else box[None],
+        "mask": None if mask.isnan().all() else mask[None],
+    }
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_image_embeddings(attention, ours, meta, deviation):
+    ours.set_attn_implementation(attention)
+    pixels = torch.randn(2, 3, 72, 72, generator=torch.Generator().manual_seed(3))
+    assert deviation(ours.get_image_embeddings(pixels), meta.image_encoder(pixels)) < TOLERANCE
+    assert deviation(ours.get_image_wide_positional_embeddings(), meta.prompt_encoder.get_dense_pe()) < TOLERANCE
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("multimask", [True, False])
+@pytest.mark.parametrize("kinds", COMBINATIONS, ids=lambda kinds: "+".join(kinds) or "nothing")
+def test_prompts_of_one_image(kinds, multimask, ours, meta, embeddings, make_prompts, deviation):
+    prompts = make_prompts(ours.config, kinds, batch=1, points=3)
+    if "points" in kinds:
+        prompts["input_labels"][0, :, 1] = -1
+    flat = {
+        "points": prompts.get("input_points"),
+        "labels": prompts.get("input_labels"),
+        "box": prompts.get("input_boxes"),
+        "mask": prompts.get("input_masks"),
+    }
+    theirs = ask_meta(
+        meta, embeddings[0], **{k: None if v is None else v[0] for k, v in flat.items()}, multimask=multimask
+    )
+    mine = ours(image_embeddings=embeddings[:1], **prompts, multimask_output=multimask)
+    assert deviation(mine.pred_masks[0], theirs[0]) < TOLERANCE
+    assert deviation(mine.iou_scores[0], theirs[1], IOU_RANGE) < TOLERANCE
+    sparse, dense = ours.get_prompt_embeddings(**prompts)
+    points = (flat["points"][0], flat["labels"][0]) if "points" in kinds else None
+    masks = flat["mask"][0] if "masks" in kinds else None
+    their_sparse, their_dense = meta.prompt_encoder(points, flat["box"][0] if "boxes" in kinds else None, masks)
+    if sparse is not None:
+        assert deviation(sparse[0], their_sparse) < TOLERANCE
+    dense = dense.reshape(-1, *their_dense.shape[1:])  # ours keeps one map where all prompts share it
+    assert deviation(dense.expand_as(their_dense), their_dense) < TOLERANCE
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("multimask", [True, False])
+def test_ragged_call_equals_single_unpadded_calls(
+    multimask, attention, ours, meta, embeddings, make_prompts, deviation
+):
+    """Every subset of point, box and mask side by side in one call, the empty one too, in another order per image."""
+    ours.set_attn_implementation(attention)
+    subsets = torch.tensor(list(itertools.product([False, True], repeat=3)))
+    present = torch.stack([subsets, subsets.flip(0).roll(1, 0)])  # (B=2, P=8, 3)
+    prompts = ragged_prompts(ours.config, make_prompts, present)
+    mine = ours(image_embeddings=embeddings, **prompts, multimask_output=multimask)
+    for image, prompt in itertools.product(range(2), range(8)):
+        theirs = ask_meta(meta, embeddings[image], **unpadded(prompts, image, prompt), multimask=multimask)
+        assert deviation(mine.pred_masks[image, prompt], theirs[0][0]) < TOLERANCE
+        assert deviation(mine.iou_scores[image, prompt], theirs[1][0], IOU_RANGE) < TOLERANCE
+
+
+@torch.no_grad()
+def test_more_padding_never_changes_an_answer(ours, embeddings, make_prompts, deviation):
+    plain = make_prompts(ours.config, ["points"])
+    expected = ours(image_embeddings=embeddings, **plain)
+    for extra in (1, 5):
+        padded = {
+            "input_points": torch.nn.functional.pad(plain["input_points"], (0, 0, 0, extra), value=3.0),
+            "input_labels": torch.nn.functional.pad(plain["input_labels"], (0, extra), value=-10),
+        }
+        nothing = {
+            "input_boxes": torch.full((2, 3, 4), -10.0),
+            "input_masks": torch.full((2, 3, 1, 36, 36), float("nan")),
+        }
+        for prompts in (padded, padded | nothing, plain | nothing):
+            got = ours(image_embeddings=embeddings, **prompts)
+            assert deviation(got.pred_masks, expected.pred_masks) < EXACT
+            assert deviation(got.iou_scores, expected.iou_scores, IOU_RANGE) < EXACT
+
+
+@torch.no_grad()
+def test_many_prompts_and_images_equal_single_calls(ours, make_prompts, deviation):
+    pixels = torch.randn(2, 3, 72, 72, generator=torch.Generator().manual_seed(3))
+    present = torch.rand(2, 5, 3, generator=torch.Generator().manual_seed(2)) < 0.6
+    prompts = ragged_prompts(ours.config, make_prompts, present)
+    together = ours(pixels, **prompts)
+    for image, prompt in itertools.product(range(2), range(5)):
+        one = {name: value[image : image + 1, prompt : prompt + 1] for name, value in prompts.items()}
+        alone = ours(pixels[image : image + 1], **one)
+        assert deviation(together.pred_masks[image, prompt], alone.pred_masks[0, 0]) < EXACT
+        assert deviation(together.iou_scores[image, prompt], alone.iou_scores[0, 0], IOU_RANGE) < EXACT
+
+
+@torch.no_grad()
+def test_non_square_images_through_the_whole_model(ours, meta, deviation):
+    """Meta's `Sam.forward`, which normalises and pads by itself."""
+    generator = torch.Generator().manual_seed(4)
+    sizes = [(72, 40), (30, 72)]
+    images = [255 * torch.rand(3, *size, generator=generator) for size in sizes]
+    points = 30 * torch.rand(2, 2, 1, 2, generator=generator)
+    asked = [
+        {
+            "image": image,
+            "original_size": size,
+            "point_coords": points[index],
+            "point_labels": torch.ones(2, 1),
+        }
+        for index, (image, size) in enumerate(zip(images, sizes, strict=True))
+    ]
+    theirs = meta(asked, multimask_output=True)
+    pixels = torch.zeros(2, 3, 72, 72)
+    for canvas, image in zip(pixels, images, strict=True):
+        canvas[:, : image.shape[1], : image.shape[2]] = (image - meta.pixel_mean) / meta.pixel_std
+    mine = ours(pixels, input_points=points)
+    for index, answer in enumerate(theirs):
+        assert deviation(mine.pred_masks[index], answer["low_res_logits"]) < TOLERANCE
+        assert deviation(mine.iou_scores[index], answer["iou_predictions"], IOU_RANGE) < TOLERANCE
