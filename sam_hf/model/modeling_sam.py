@@ -216,7 +216,9 @@ class SamModel(SamPreTrainedModel):
             raise ValueError(f"`input_ids` must have shape (B, P, T), T <= {length}; got {tuple(input_ids.shape)}")
         if attention_mask is not None:
             _check_shape("attention_mask", attention_mask, "(B, P, T)", tuple(input_ids.shape))
-        vectors = self.prompt_encoder.text_encoder(input_ids.flatten(0, 1)).unflatten(0, input_ids.shape[:2])
+        # Filled up with zeros, as by the tokenizer: the tower's causal mask has the full length only.
+        whole = nn.functional.pad(input_ids, (0, length - input_ids.shape[-1]))
+        vectors = self.prompt_encoder.text_encoder(whole.flatten(0, 1)).unflatten(0, input_ids.shape[:2])
         vectors = nn.functional.normalize(vectors.float(), dim=-1).to(vectors.dtype)
         if attention_mask is None:
             return vectors
