@@ -44,6 +44,7 @@ class PromptableConfig:
         absent_mask_weight: weight of "empty mask" for the same.
         text_sources: relative probability of feeding, as a prompt's text vector, the phrase's own vector, the
             vector of the object's image crop (paper, appendix D.5), or a random point between the two (CLIPSeg).
+        text_alignment: weight of the dense image-text loss, see `text_alignment`; 0 in the paper.
         text_gap: `"none"`, `"mean"` (move the image vectors' mean to the text vectors' mean) or `"mean+noise"` (and
             add noise), against the gap between the two modalities.
         text_gap_noise: norm of that noise relative to the unit vector.
@@ -71,6 +72,7 @@ class PromptableConfig:
     absent_iou_weight: float = 1.0
     absent_mask_weight: float = 0.1
     text_sources: Mapping[str, float] = field(default_factory=lambda: {"text": 1.0})
+    text_alignment: float = 0.0
     text_gap: str = "none"
     text_gap_noise: float = 0.1
     seed: int = 0

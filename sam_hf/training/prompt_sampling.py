@@ -165,8 +165,8 @@ def jitter_boxes(
 def rough_masks(masks: torch.Tensor, magnitude: tuple[float, float] = (2.0, 20.0)) -> torch.Tensor:
     """Degraded ground truth as mask-prompt logits: what a brush or another model would hand over for refinement.
 
-    The blurred mask plus coarse noise is thresholded again (ragged or wobbly outline, bites, blobs), moved by a few
-    pixels, and given one random confidence per mask.
+    The blurred mask plus coarse noise is thresholded again (ragged or wobbly outline, bites, blobs), and given one
+    random confidence per mask. On the synthetic scenes the result has a mean IoU of about 0.75 with the truth.
 
     Args:
         masks: (B, P, H, W) at the decoder's low resolution.
@@ -185,19 +185,19 @@ def rough_masks(masks: torch.Tensor, magnitude: tuple[float, float] = (2.0, 20.0
     flat = masks.reshape(1, batch * prompts, height, width).float()
     kernel = max(3, (min(height, width) // 16) | 1)
     soft = F.avg_pool2d(flat, kernel, stride=1, padding=kernel // 2, count_include_pad=False)
+    # a hand slips by a fraction of the object: small ones get less of the noise, which would erase them
+    diameter = flat.sum(dim=(-2, -1), keepdim=True).sqrt() / (0.25 * min(height, width))
+    amount = (0.5 + 0.5 * diameter.clamp(max=1.0)) * torch.rand(1, batch * prompts, 1, 1, device=masks.device)
     grid = max(2, min(height, width) // 8)
     noise = F.interpolate(
         torch.randn(1, batch * prompts, grid, grid, device=masks.device), (height, width), mode="bilinear"
     )
-    strength = torch.rand(1, batch * prompts, 1, 1, device=masks.device) * 0.45
-    bias = (torch.rand(1, batch * prompts, 1, 1, device=masks.device) - 0.5) * 0.5  # shrinks or grows the outline
-    rough = (soft - 0.5 + noise * strength + bias) > 0
+    bias = torch.rand(1, batch * prompts, 1, 1, device=masks.device) - 0.5  # shrinks or grows the outline
+    sharp = 0.5 * (soft + flat)  # thin objects survive the blur
+    rough = (sharp - 0.5 + (noise + bias) * amount) > 0
     # noise far from the object would invent unrelated blobs: keep what touches the object's surroundings
-    near = F.max_pool2d(soft, 2 * kernel + 1, stride=1, padding=kernel) > 0
+    near = F.max_pool2d(soft, kernel, stride=1, padding=kernel // 2) > 0
     rough = rough & near
-    reach = kernel // 2
-    row, column = torch.randint(0, 2 * reach + 1, (2,)).tolist()
-    rough = F.pad(rough, (reach, reach, reach, reach))[..., row : row + height, column : column + width]
     low, high = (torch.tensor(v).log() for v in magnitude)
     level = (low + (high - low) * torch.rand(1, batch * prompts, 1, 1, device=masks.device)).exp()
     return ((rough.float() * 2 - 1) * level).reshape(batch, prompts, 1, height, width)

@@ -23,6 +23,7 @@ from sam_hf.training import prompt_sampling as sampling
 from sam_hf.training.first_prompts import Prompts, draw_kinds, first_prompts
 from sam_hf.training.presets import FROM_SCRATCH, PromptableConfig
 from sam_hf.training.preview import contact_sheet
+from sam_hf.training.text_alignment import TextAlignment
 
 
 def round_plan(config: PromptableConfig, step: int) -> tuple[bool, list[bool]]:
@@ -74,6 +75,13 @@ class SamForPromptableTraining(nn.Module):
         if from_images and config.text_gap != "none" and text_means is None:
             raise ValueError(f"text_gap {config.text_gap!r} needs text_means, got None")
         self.crop_encoder = crop_encoder
+        self.text_alignment = None
+        if config.text_alignment > 0:
+            if model.config.text_config is None:
+                raise ValueError(f"text_alignment {config.text_alignment} needs a model with a text branch")
+            self.text_alignment = TextAlignment(
+                model.config.mask_decoder_config.hidden_size, model.config.text_config.embed_dim
+            )
         self.register_buffer("text_shift", text_means[1] - text_means[0] if text_means else None, persistent=False)
 
     def forward(
@@ -157,7 +165,15 @@ class SamForPromptableTraining(nn.Module):
                     number == 0 and not single_first,
                 )
             )
-        return self._collect(rounds, names, kinds, present, absent)
+        output = self._collect(rounds, names, kinds, present, absent)
+        if self.text_alignment is not None and text is not None:
+            with torch.autocast(device_type=embeddings.device.type, enabled=False):
+                told = has_text & (present | absent)
+                dense = self.text_alignment(embeddings.float(), text, truth & present[..., None, None])
+                dense = torch.where(told, dense, 0.0).sum() / _mean_over_processes(told.sum()).clamp(min=1.0)
+            output["loss"] = output["loss"] + config.text_alignment * dense
+            output["metrics"]["text_alignment"] = dense.detach()
+        return output
 
     @torch.no_grad()
     def preview(self, batch: dict[str, torch.Tensor]) -> Any:
