@@ -1,7 +1,7 @@
 """The processors under the names by which transformers' auto classes find them.
 
 `AutoProcessor` and `AutoImageProcessor` go by class name before they look at the model type. "SamProcessor" and
-"SamImageProcessor" are transformers' own, so checkpoints of type "sam_hf" name these instead.
+"SamImageProcessor" are transformers' own, so what is registered for the type "sam_hf" has names of its own.
 """
 
 from sam_hf.model.image_processing_sam import SamImageProcessor, SamImageProcessorPil
@@ -18,3 +18,5 @@ class SamHfImageProcessorPil(SamImageProcessorPil):
 
 class SamHfProcessor(SamProcessor):
     """`SamProcessor` of a "sam_hf" checkpoint."""
+
+    image_processor_classes = {"torchvision": SamHfImageProcessor, "pil": SamHfImageProcessorPil}

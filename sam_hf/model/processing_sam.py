@@ -73,7 +73,9 @@ class SamProcessor(ProcessorMixin):
             if not hasattr(text_config, "to_dict"):
                 raise TypeError(f"text_config: expected a dict or a configuration, got {type(text_config).__name__}")
             text_config = text_config.to_dict()
-        self.text_config = None if text_config is None else dict(text_config)
+        if text_config is not None:
+            text_config = {name: text_config[name] for name in ("vocab_size", "context_length") if name in text_config}
+        self.text_config = text_config
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args, **kwargs) -> "SamProcessor":
@@ -94,10 +96,17 @@ class SamProcessor(ProcessorMixin):
         return [cls.image_processor_classes[backend].from_pretrained(pretrained_model_name_or_path, **kwargs)]
 
     def to_dict(self) -> dict[str, Any]:
-        """Serialise; without text branch the result is what transformers writes."""
+        """Serialise; without text branch the result is what transformers writes.
+
+        With one, the class names are left out: they are also transformers' own, whose processors would drop the text
+        in silence. The model's type then tells the auto classes what to load.
+        """
         output = super().to_dict()
         if output.get("text_config") is None:
             output.pop("text_config", None)
+        else:
+            output.pop("processor_class", None)
+            output["image_processor"].pop("image_processor_type", None)
         return output
 
     def __call__(

@@ -120,15 +120,12 @@ class SamForPromptableTraining(nn.Module):
             oracle_ious: (K,) mean IoU of the best mask.
             metrics: name -> detached scalar for logging; NaN where the batch had no such prompt.
         """
-        config = self.config
         embeddings = self.model.get_image_embeddings(pixel_values)  # (B,C,h,w)
-        low = (4 * embeddings.shape[-2], 4 * embeddings.shape[-1])
-        image_size = pixel_values.shape[-1]
-        truth = sampling.reduce_masks(masks, low)
+        truth = sampling.reduce_masks(masks, (4 * embeddings.shape[-2], 4 * embeddings.shape[-1]))
         absent = torch.zeros_like(truth[..., 0, 0]) if absent is None else absent.bool()
         valid = torch.ones_like(absent) if valid is None else valid.bool()
         area = truth.float().mean(dim=(-2, -1))
-        present = valid & ~absent & (area > 0) & (area <= config.max_area)
+        present = valid & ~absent & (area > 0) & (area <= self.config.max_area)
         absent = absent & valid
 
         if text_embeds is None and input_ids is not None:
@@ -137,43 +134,54 @@ class SamForPromptableTraining(nn.Module):
             absent, has_text = torch.zeros_like(absent), torch.zeros_like(absent)
         else:
             has_text = valid if has_text is None else has_text.bool() & valid
-        if config.uses_image_vectors:
+        if self.config.uses_image_vectors:
             if crops is None or crop_masks is None:
                 raise ValueError("text_sources asks for image vectors: the batch must hold crops and crop_masks")
             drawn = crop_masks.flatten(2).any(-1)
-            text = self._mixed_vectors(self.crop_encoder(crops, crop_masks), text_embeds, has_text, drawn)
+            text_embeds = self._mixed_vectors(self.crop_encoder(crops, crop_masks), text_embeds, has_text, drawn)
             has_text = has_text | (drawn & valid)
-        else:
-            text = text_embeds
 
-        single_first, plan = round_plan(config, step)
-        names, kinds = draw_kinds(
-            config.first_prompts_single if single_first else config.first_prompts, has_text, absent
+        output = self._interaction(
+            embeddings, masks, truth, text_embeds, has_text, present, absent, pixel_values.shape[-1], step
         )
-        prompts = first_prompts(names, kinds, masks, truth, text, image_size, config.box_noise, config.box_noise_kind)
-        rounds = []
-        for number, new_point in enumerate([False, *plan]):
-            if number > 0:
-                prompts = self._next_prompts(prompts, rounds[-1]["logits"], truth, image_size, new_point)
-            rounds.append(
-                self._round(
-                    embeddings,
-                    prompts,
-                    truth,
-                    present,
-                    absent if number == 0 else None,
-                    number == 0 and not single_first,
-                )
-            )
-        output = self._collect(rounds, names, kinds, present, absent)
-        if self.text_alignment is not None and text is not None:
-            with torch.autocast(device_type=embeddings.device.type, enabled=False):
-                told = has_text & (present | absent)
-                dense = self.text_alignment(embeddings.float(), text, truth & present[..., None, None])
-                dense = torch.where(told, dense, 0.0).sum() / _mean_over_processes(told.sum()).clamp(min=1.0)
-            output["loss"] = output["loss"] + config.text_alignment * dense
+        if self.text_alignment is not None and text_embeds is not None:
+            told = has_text & (present | absent)
+            dense = self._dense_text_loss(embeddings, text_embeds, truth & present[..., None, None], told)
+            output["loss"] = output["loss"] + self.config.text_alignment * dense
             output["metrics"]["text_alignment"] = dense.detach()
         return output
+
+    def _interaction(
+        self,
+        embeddings: torch.Tensor,
+        masks: torch.Tensor,
+        truth: torch.Tensor,
+        text: torch.Tensor | None,
+        has_text: torch.Tensor,
+        present: torch.Tensor,
+        absent: torch.Tensor,
+        image_size: int,
+        step: int,
+    ) -> dict[str, Any]:
+        """All rounds on the embeddings (B, C, h, w); `truth` is `masks` at low resolution, the flags are (B, P)."""
+        config = self.config
+        single_first, plan = round_plan(config, step)
+        weights = config.first_prompts_single if single_first else config.first_prompts
+        names, kinds = draw_kinds(weights, has_text, absent)
+        prompts = first_prompts(names, kinds, masks, truth, text, image_size, config.box_noise, config.box_noise_kind)
+        rounds = [self._round(embeddings, prompts, truth, present, absent, multimask=not single_first)]
+        for new_point in plan:
+            prompts = self._next_prompts(prompts, rounds[-1]["logits"], truth, image_size, new_point)
+            rounds.append(self._round(embeddings, prompts, truth, present, None, multimask=False))
+        return self._collect(rounds, names, kinds, present, absent)
+
+    def _dense_text_loss(
+        self, embeddings: torch.Tensor, text: torch.Tensor, truth: torch.Tensor, told: torch.Tensor
+    ) -> torch.Tensor:
+        """Mean `TextAlignment` loss of the slots `told` (B, P) that have a phrase."""
+        with torch.autocast(device_type=embeddings.device.type, enabled=False):
+            dense = self.text_alignment(embeddings.float(), text, truth)
+            return torch.where(told, dense, 0.0).sum() / _mean_over_processes(told.sum()).clamp(min=1.0)
 
     @torch.no_grad()
     def preview(self, batch: dict[str, torch.Tensor]) -> Any:

@@ -36,7 +36,7 @@ class Stage:
         name: folder name; a stage is known by it, so give a changed stage a new one.
         size: image side in pixels.
         minutes, steps: length, whichever is reached first; at least one.
-        batch: images per step.
+        batch: images per step and process.
         prompts: masks per image.
         absent: how many of them are phrases of absent objects (needs `text`).
         text: whether phrases are among the prompts; the text tower comes from an earlier `ClipStage`.
@@ -177,6 +177,8 @@ def run_stage(
     Returns:
         True when the stage is complete (the model then holds the averaged weights), False when it was interrupted.
     """
+    # The learned biases of the attention need gradients, which torch's fused kernel on CPUs gives on its slow path.
+    model.set_attn_implementation("eager")
     tokenizer = crop_encoder = means = None
     crop_size = None
     if stage.text:
