@@ -31,6 +31,14 @@ class SamPreTrainedModel(PreTrainedModel):
         """
         return super().from_pretrained(resolve(pretrained_model_name_or_path), *args, **kwargs)
 
+    def _initialize_weights(self, module: nn.Module, *args, **kwargs) -> None:
+        """Fresh weights for whatever a checkpoint has not filled.
+
+        For classes outside transformers, transformers 5.23 leaves out every module without weights of its own, in case
+        its initialisation overwrites loaded ones. Ours uses transformers' functions, which see to that themselves.
+        """
+        super()._initialize_weights(module)
+
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
         """Every attention here asks its configuration at each call; transformers would judge by our source text."""
