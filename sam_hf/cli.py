@@ -153,6 +153,7 @@ def _load(model: str, revision: str | None, device: str | None, dtype: Precision
     with _progress(f"loading the model {model}"):
         import torch
         from huggingface_hub.utils import disable_progress_bars
+        from safetensors import SafetensorError
         from transformers.utils import logging
 
         from sam_hf.inference.predictor import SamPredictor
@@ -167,7 +168,7 @@ def _load(model: str, revision: str | None, device: str | None, dtype: Precision
             predictor = SamPredictor.from_pretrained(
                 model, device=device, dtype=getattr(torch, dtype.value), revision=revision
             )
-        except OSError as error:
+        except (OSError, RuntimeError, SafetensorError) as error:  # absent, of another shape, damaged
             raise ValueError(f"cannot load the model {model!r}: {_first_line(error)}") from error
     if model == "tiny":
         _say("tiny is the small embedded checkpoint; --model facebook/sam-vit-huge is far better on photos")

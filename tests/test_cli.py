@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -293,6 +294,11 @@ def test_loading_and_what_can_go_wrong_with_it(tmp_path, monkeypatch, capsys, pl
     _photo("photo.png")
     asked = ["segment", "photo.png", "--point", "30,20"]
     assert "cannot load the model 'nowhere/nothing'" in _refused(capsys, *asked, "--model", "nowhere/nothing")
+    damaged = tmp_path / "damaged"
+    shutil.copytree(plain_checkpoint, damaged)
+    weights = damaged / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert "cannot load the model" in _refused(capsys, *asked, "--model", damaged)
     refused = _refused(capsys, *asked, "--text", "red mug", "--model", plain_checkpoint)
     assert "text: this checkpoint has no text branch" in refused
     if not torch.cuda.is_available():

@@ -88,13 +88,21 @@ class SamPredictor:
             **kwargs: For both `from_pretrained`, such as `revision`, `cache_dir`, `token`, `local_files_only`.
 
         Raises:
-            ValueError: If `device` or `dtype` does not exist here.
+            ValueError: If `device` or `dtype` does not exist here, or weights are missing.
             OSError: If there is no such checkpoint, or it cannot be reached.
         """
         device, dtype = _device(device), _dtype(dtype)
         # Only safetensors: a pickle from a stranger can run code.
         options = {"use_safetensors": True} | kwargs
-        model = SamModel.from_pretrained(pretrained_model_name_or_path, dtype=dtype, **options)
+        model, found = SamModel.from_pretrained(
+            pretrained_model_name_or_path, dtype=dtype, output_loading_info=True, **options
+        )
+        if found["missing_keys"]:
+            missing = sorted(found["missing_keys"])
+            raise ValueError(
+                f"the checkpoint {str(pretrained_model_name_or_path)!r} lacks {len(missing)} weights of its "
+                f"{type(model.config).__name__}, such as {missing[0]!r}: its answers would be random"
+            )
         processor = SamProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
         return cls(model.to(device), processor, store)
 

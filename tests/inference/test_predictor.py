@@ -1,11 +1,13 @@
 """The predictor: Meta's calls, stateless calls, threads, precisions, and what is said about wrong input."""
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from sam_hf import EmbeddingStore, SamPredictor
 
@@ -302,6 +304,15 @@ def test_a_pickle_is_not_loaded(tmp_path, plain_checkpoint):
             (tmp_path / file.name).write_bytes(file.read_bytes())
     torch.save({"weights": torch.zeros(1)}, tmp_path / "pytorch_model.bin")
     with pytest.raises(OSError, match="safetensors"):
+        SamPredictor.from_pretrained(tmp_path, device="cpu")
+
+
+def test_missing_weights_are_not_made_up(tmp_path, plain_checkpoint):
+    shutil.copytree(plain_checkpoint, tmp_path, dirs_exist_ok=True)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights.pop("mask_decoder.iou_token.weight")
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="lacks 1 weights.*'mask_decoder.iou_token.weight'"):
         SamPredictor.from_pretrained(tmp_path, device="cpu")
 
 
