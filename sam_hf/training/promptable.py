@@ -146,9 +146,9 @@ class SamForPromptableTraining(nn.Module):
         )
         if self.text_alignment is not None and text_embeds is not None:
             told = has_text & (present | absent)
-            dense = self._dense_text_loss(embeddings, text_embeds, truth & present[..., None, None], told)
-            output["loss"] = output["loss"] + self.config.text_alignment * dense
-            output["metrics"]["text_alignment"] = dense.detach()
+            aligned = self._alignment_loss(embeddings, text_embeds, truth & present[..., None, None], told)
+            output["loss"] = output["loss"] + self.config.text_alignment * aligned
+            output["metrics"]["text_alignment"] = aligned.detach()
         return output
 
     def _interaction(
@@ -175,13 +175,13 @@ class SamForPromptableTraining(nn.Module):
             rounds.append(self._round(embeddings, prompts, truth, present, None, multimask=False))
         return self._collect(rounds, names, kinds, present, absent)
 
-    def _dense_text_loss(
+    def _alignment_loss(
         self, embeddings: torch.Tensor, text: torch.Tensor, truth: torch.Tensor, told: torch.Tensor
     ) -> torch.Tensor:
         """Mean `TextAlignment` loss of the slots `told` (B, P) that have a phrase."""
         with torch.autocast(device_type=embeddings.device.type, enabled=False):
-            dense = self.text_alignment(embeddings.float(), text, truth)
-            return torch.where(told, dense, 0.0).sum() / _mean_over_processes(told.sum()).clamp(min=1.0)
+            loss = self.text_alignment(embeddings.float(), text, truth, told)
+            return loss.sum() / _mean_over_processes(told.sum()).clamp(min=1.0)
 
     @torch.no_grad()
     def preview(self, batch: dict[str, torch.Tensor]) -> Any:

@@ -1,11 +1,12 @@
-"""A second, dense lesson for the text branch: every cell of the image embedding against every phrase of the image.
+"""A second lesson for the text branch: the image embedding against the phrases, cell by cell and object by object.
 
 The decoder has to find a phrase's object through attention, and a small model that starts from nothing stays long
 where phrases mean nothing to it. Here a linear map takes each cell into CLIP's joint space, and its cosine with the
-phrase says whether the cell lies on the object: the image encoder learns what phrases talk about, and the decoder
-finds it there. The map is thrown away after training.
+phrase says whether the cell lies on the object. The mean over the object's cells must also match its own phrase better
+than the other phrases of the batch do. So the image encoder learns what phrases talk about, and the decoder finds it
+there. The map is thrown away after training.
 
-Source: not in the Segment Anything paper; the dense image-text matching of MaskCLIP and CLIPSeg as a loss.
+Source: not in the Segment Anything paper; the dense matching is CLIPSeg's idea as a loss, the other CLIP's on regions.
 """
 
 import math
@@ -18,7 +19,7 @@ from sam_hf.training import losses
 
 
 class TextAlignment(nn.Module):
-    """Balanced cross-entropy and dice of the cosine maps.
+    """Balanced cross-entropy and dice of the cosine maps, and a contrastive loss of objects against phrases.
 
     Args:
         channels: C of the image embedding.
@@ -31,19 +32,39 @@ class TextAlignment(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
         self.bias = nn.Parameter(torch.tensor(-3.0))
 
-    def forward(self, embeddings: Tensor, text_embeds: Tensor, masks: Tensor) -> Tensor:
-        """Loss of each phrase.
+    def forward(self, embeddings: Tensor, text_embeds: Tensor, masks: Tensor, told: Tensor) -> Tensor:
+        """Loss of each phrase; 0 where there is none.
 
         Args:
             embeddings: Image embeddings (B,C,h,w).
-            text_embeds: (B,P,D) unit norm; NaN rows give a meaningless loss, to be masked by the caller.
+            text_embeds: (B,P,D) unit norm.
             masks: Where the phrases' objects are, (B,P,4h,4w) bool; nowhere for absent ones.
+            told: Which places have a phrase, (B,P) bool.
 
         Returns:
             (B,P) float32.
         """
         cells = F.normalize(self.to_text(embeddings).float(), dim=1)  # (B,D,h,w)
-        cosines = torch.einsum("bdhw,bpd->bphw", cells, text_embeds.float().nan_to_num(0.0))
-        logits = self.log_scale.exp() * cosines + self.bias
+        text = text_embeds.float().nan_to_num(0.0)
+        logits = self.log_scale.exp() * torch.einsum("bdhw,bpd->bphw", cells, text) + self.bias
         shares = F.avg_pool2d(masks.float(), 4)  # how much of each cell is object, (B,P,h,w)
-        return losses.balanced_bce_loss(logits, shares) + losses.dice_loss(logits, shares)
+        dense = losses.balanced_bce_loss(logits, shares) + losses.dice_loss(logits, shares)
+        area = shares.sum(dim=(-2, -1))
+        regions = torch.einsum("bdhw,bphw->bpd", cells, shares) / area.clamp(min=1e-3)[..., None]  # (B,P,D)
+        matched = (told & (area > 0)).flatten()
+        loss = torch.where(told, dense, 0.0)
+        if matched.sum() > 1:
+            contrast = torch.zeros_like(loss).flatten()
+            contrast[matched] = self._contrast(regions.flatten(0, 1)[matched], text.flatten(0, 1)[matched])
+            loss = loss + contrast.unflatten(0, loss.shape)
+        return loss
+
+    def _contrast(self, regions: Tensor, text: Tensor) -> Tensor:
+        """CLIP's symmetric loss of n objects and their phrases, (n,D) each -> (n,); equal phrases are no rivals."""
+        logits = self.log_scale.exp() * F.normalize(regions, dim=-1) @ text.T
+        same = (text @ text.T > 0.999) & ~torch.eye(len(text), dtype=torch.bool, device=text.device)
+        logits = logits.masked_fill(same, -torch.inf)
+        rows = torch.arange(len(text), device=text.device)
+        return 0.5 * (
+            F.cross_entropy(logits, rows, reduction="none") + F.cross_entropy(logits.T, rows, reduction="none")
+        )
