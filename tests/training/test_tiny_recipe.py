@@ -1,10 +1,9 @@
 """Stages at several resolutions, and the recipe from nothing to a loadable checkpoint."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from sam_hf import SamConfig, SamModel, SamPredictor
 from sam_hf.training.recipes import tiny
@@ -84,7 +83,7 @@ def test_the_recipe_ends_in_a_checkpoint_that_everything_loads(recipe):
     predictor.set_image(np.zeros((20, 30, 3), np.uint8))
     masks, scores, _ = predictor.predict(point_coords=np.array([[5, 5]]), point_labels=np.array([1]), text="red box")
     assert masks.shape[1:] == (20, 30) and np.isfinite(scores).all()
-    assert json.loads((checkpoint / "config.json").read_text())["dtype"] == "float16"
+    assert {value.dtype for value in load_file(checkpoint / "model.safetensors").values()} == {torch.float16}
     trained = SamModel.from_pretrained(folder / "text" / "model").prompt_encoder.text_encoder
     from sam_hf.training.clip import load_clip
 

@@ -176,29 +176,13 @@ def run_stage(
 
     Returns:
         True when the stage is complete (the model then holds the averaged weights), False when it was interrupted.
+
+    Raises:
+        ValueError: the stage prompts with image vectors and `clip_folder` is missing.
     """
     # The learned biases of the attention need gradients, which torch's fused kernel on CPUs gives on its slow path.
     model.set_attn_implementation("eager")
-    tokenizer = crop_encoder = means = None
-    crop_size = None
-    if stage.text:
-        text = model.config.text_config
-        tokenizer = SamTokenizer(vocab_size=text.vocab_size, context_length=text.context_length)
-        if stage.options.uses_image_vectors:
-            if clip_folder is None:
-                raise ValueError(f"stage {stage.name!r} prompts with image vectors: clip_folder must be given")
-            clip = load_clip(clip_folder)
-            crop_encoder, means = CropEncoder(clip), load_means(clip_folder)
-            crop_size = clip.sam_hf_config["vision_cfg"]["image_size"]
-    dataset = SceneDataset(
-        SceneGenerator(size=stage.size, split="train", seed=stage.seed, font=font),
-        prompts=stage.prompts,
-        absent=stage.absent,
-        tokenizer=tokenizer,
-        crop_size=crop_size,
-        max_area=stage.options.max_area,
-        seed=stage.seed,
-    )
+    dataset, crop_encoder, means = _stage_data(stage, model, font, clip_folder)
     options = replace(stage.options, seed=stage.seed)
     multipliers = dict(stage.lr_multipliers)
     multipliers.setdefault(r"prompt_encoder\.text_encoder\.", 0.0)
@@ -226,6 +210,32 @@ def run_stage(
     if complete:
         trainer.load_average()
     return complete
+
+
+def _stage_data(
+    stage: Stage, model: SamModel, font: str | None, clip_folder: str | Path | None
+) -> tuple[SceneDataset, CropEncoder | None, tuple[torch.Tensor, torch.Tensor] | None]:
+    """The scenes of a stage and, where it prompts with image vectors, what makes those: (data, encoder, means)."""
+    tokenizer = crop_encoder = means = crop_size = None
+    if stage.text:
+        text = model.config.text_config
+        tokenizer = SamTokenizer(vocab_size=text.vocab_size, context_length=text.context_length)
+    if stage.text and stage.options.uses_image_vectors:
+        if clip_folder is None:
+            raise ValueError(f"stage {stage.name!r} prompts with image vectors: clip_folder must be given")
+        clip = load_clip(clip_folder)
+        crop_encoder, means = CropEncoder(clip), load_means(clip_folder)
+        crop_size = clip.sam_hf_config["vision_cfg"]["image_size"]
+    dataset = SceneDataset(
+        SceneGenerator(size=stage.size, split="train", seed=stage.seed, font=font),
+        prompts=stage.prompts,
+        absent=stage.absent,
+        tokenizer=tokenizer,
+        crop_size=crop_size,
+        max_area=stage.options.max_area,
+        seed=stage.seed,
+    )
+    return dataset, crop_encoder, means
 
 
 def save_atomically(model: SamModel, folder: Path) -> None:
