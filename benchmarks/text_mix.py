@@ -1,9 +1,11 @@
 """Which vectors should teach the text branch? The paper's App. D.5 beside mixtures with real phrases, in one run.
 
-Every mixture starts from the same weights, sees the same scenes for the same number of steps, and is examined on the
-same held-out scenes. Only the decoder and the prompt encoder learn; the image encoder and the text tower stay frozen.
+Every mixture starts from the same weights with a fresh text branch around CLIP's own text tower, sees the same scenes
+for the same number of steps, and is examined on the same held-out scenes. Only the decoder and the prompt encoder learn;
+the image encoder and the text tower stay frozen. (The image encoder should be one that has learned what phrases talk
+about, such as the recipe's last; nothing can be read out of one that has not.)
 
-    python benchmarks/text_mix.py --model RUN/1-masks-128/model --clip RUN/0-clip/clip --steps 300 --output mix.json
+    python benchmarks/text_mix.py --model RUN/3-all-256/model --clip RUN/0-clip/clip --steps 300 --output mix.json
 """
 
 import argparse
@@ -17,7 +19,8 @@ from sam_hf.model.image_processing_sam import SamImageProcessor
 from sam_hf.model.modeling_sam import SamModel
 from sam_hf.model.processing_sam import SamProcessor
 from sam_hf.training.clip import copy_text_tower, load_clip
-from sam_hf.training.recipes.tiny import WITH_TEXT, Stage, new_model, run_stage, tiny_config
+from sam_hf.training.recipes.stages import Stage, run_stage
+from sam_hf.training.recipes.tiny import WITH_TEXT, new_model, tiny_config
 from sam_hf.training.resolution import at_resolution
 
 MIXES = {
@@ -33,7 +36,9 @@ ROWS = ("phrase", "phrase_click", "click_1")
 def train_one(mix: dict, arguments: argparse.Namespace, folder: Path) -> SamModel:
     """A model whose text branch learned from one mixture."""
     model = new_model(tiny_config())
-    model.load_state_dict(SamModel.from_pretrained(arguments.model).state_dict(), strict=False)
+    trained = SamModel.from_pretrained(arguments.model).float().state_dict()
+    trained = {name: weight for name, weight in trained.items() if not name.startswith("prompt_encoder.text_")}
+    model.load_state_dict(trained, strict=False)
     copy_text_tower(load_clip(arguments.clip), model)
     model = at_resolution(model, arguments.size)
     stage = Stage(
@@ -44,7 +49,7 @@ def train_one(mix: dict, arguments: argparse.Namespace, folder: Path) -> SamMode
         prompts=6,
         absent=1,
         text=True,
-        options=replace(WITH_TEXT, rounds=(1, 2), **mix),
+        options=replace(WITH_TEXT, rounds=(1, 2), text_alignment=0.0, **mix),
         lr_multipliers={r"vision_encoder\.": 0.0},
         seed=7,
     )
@@ -54,7 +59,7 @@ def train_one(mix: dict, arguments: argparse.Namespace, folder: Path) -> SamMode
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder of a model that segments but has not learned text")
+    parser.add_argument("--model", required=True, help="folder of a trained model; its text branch is not used")
     parser.add_argument("--clip", required=True, help="open_clip folder of the small CLIP")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch", type=int, default=12)
@@ -80,7 +85,7 @@ def main() -> None:
             model = train_one(mix, arguments, Path(folder))
         examined = evaluate(model, processor, scenes=arguments.scenes, baselines=False, progress=False, name=name)
         results[name] = examined["rows"]
-        values = [examined["rows"][row]["all"]["mean"] for row in ROWS]
+        values = [examined["rows"][row]["all"]["all"]["mean"] for row in ROWS]
         print(f"{name:32}" + "".join(f"{value:14.3f}" for value in values), flush=True)
     if arguments.output:
         Path(arguments.output).write_text(json.dumps(results, indent=1) + "\n")
