@@ -1,9 +1,9 @@
 """Which vectors should teach the text branch? The paper's App. D.5 beside mixtures with real phrases, in one run.
 
 Every mixture starts from the same weights with a fresh text branch around CLIP's own text tower, sees the same scenes
-for the same number of steps, and is examined on the same held-out scenes. Only the decoder and the prompt encoder learn;
-the image encoder and the text tower stay frozen. (The image encoder should be one that has learned what phrases talk
-about, such as the recipe's last; nothing can be read out of one that has not.)
+for the same number of steps, and is examined on the same held-out scenes. Only the decoder and the prompt encoder
+learn; the image encoder and the text tower stay frozen. (The image encoder should be one that has learned what phrases
+talk about, such as the recipe's last; nothing can be read out of one that has not.)
 
     python benchmarks/text_mix.py --model RUN/3-all-256/model --clip RUN/0-clip/clip --steps 300 --output mix.json
 """
