@@ -83,7 +83,8 @@ def test_the_recipe_ends_in_a_checkpoint_that_everything_loads(recipe):
     predictor.set_image(np.zeros((20, 30, 3), np.uint8))
     masks, scores, _ = predictor.predict(point_coords=np.array([[5, 5]]), point_labels=np.array([1]), text="red box")
     assert masks.shape[1:] == (20, 30) and np.isfinite(scores).all()
-    assert {value.dtype for value in load_file(checkpoint / "model.safetensors").values()} == {torch.float16}
+    weights = load_file(checkpoint / "model.safetensors").values()
+    assert {value.dtype for value in weights if value.is_floating_point()} == {torch.float16}
     trained = SamModel.from_pretrained(folder / "text" / "model").prompt_encoder.text_encoder
     from sam_hf.training.clip import load_clip
 
