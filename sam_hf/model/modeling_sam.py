@@ -253,8 +253,10 @@ class SamModel(SamPreTrainedModel):
         text_embeds: Tensor | None,
     ) -> None:
         """Refuse prompts whose shapes contradict the images' or each other's."""
-        batch = image_embeddings.shape[0]
-        side = 4 * self.config.prompt_encoder_config.image_embedding_size
+        sizes = self.config.prompt_encoder_config
+        cells = sizes.image_embedding_size
+        _check_shape("image_embeddings", image_embeddings, "(B, C, h, w)", (None, sizes.hidden_size, cells, cells))
+        batch, side = image_embeddings.shape[0], 4 * cells
         if text_embeds is not None:
             self._require_text("text_embeds")
             width = self.config.text_config.embed_dim
