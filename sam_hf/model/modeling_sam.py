@@ -275,7 +275,8 @@ class SamModel(SamPreTrainedModel):
         per_prompt = {"input_points": points, "input_boxes": boxes, "text": text_embeds}
         per_prompt["input_masks"] = masks if masks is not None and masks.ndim == 5 else None
         counts = {name: prompt.shape[1] for name, prompt in per_prompt.items() if prompt is not None}
-        if len(set(counts.values())) > 1:
+        sizes = list(counts.values())  # and no set of them: torch.export's sizes cannot be hashed
+        if any(size != sizes[0] for size in sizes[1:]):
             listed = ", ".join(f"`{name}` {count}" for name, count in counts.items())
             raise ValueError(f"prompts of one image must agree in their number P; got {listed}")
 
