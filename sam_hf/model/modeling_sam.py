@@ -253,9 +253,9 @@ class SamModel(SamPreTrainedModel):
         text_embeds: Tensor | None,
     ) -> None:
         """Refuse prompts whose shapes contradict the images' or each other's."""
-        sizes = self.config.prompt_encoder_config
-        cells = sizes.image_embedding_size
-        _check_shape("image_embeddings", image_embeddings, "(B, C, h, w)", (None, sizes.hidden_size, cells, cells))
+        prompt = self.config.prompt_encoder_config
+        cells = prompt.image_embedding_size
+        _check_shape("image_embeddings", image_embeddings, "(B, C, h, w)", (None, prompt.hidden_size, cells, cells))
         batch, side = image_embeddings.shape[0], 4 * cells
         if text_embeds is not None:
             self._require_text("text_embeds")
