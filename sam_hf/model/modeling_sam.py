@@ -127,7 +127,7 @@ class SamModel(SamPreTrainedModel):
             target_embedding: Added to the decoder's tokens before every block (PerSAM), broadcastable to (B,P,T,C).
             input_ids: Phrases, (B,P,T) token ids. Or:
             text_embeds: (B,P,D) unit norm, CLIP's joint space; all NaN where a prompt has no text.
-            attention_mask: (B,P,T), goes with `input_ids`; a row of zeros is no text.
+            attention_mask: (B,P,T), goes with `input_ids`; a row of zeros is no text. Nothing without them.
             **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`.
 
         Returns:
@@ -148,6 +148,9 @@ class SamModel(SamPreTrainedModel):
             raise ValueError(f"give either `pixel_values` or `image_embeddings`; got {got}")
         vision_outputs = None
         if pixel_values is not None:
+            for request in ("output_hidden_states", "output_attentions"):
+                if getattr(self.config, request):  # asked of the whole, so of the encoder too
+                    kwargs.setdefault(request, True)
             vision_outputs = self.vision_encoder(pixel_values, **kwargs)
             image_embeddings = vision_outputs.last_hidden_state
         image_embeddings = image_embeddings.to(self.dtype)
@@ -156,8 +159,6 @@ class SamModel(SamPreTrainedModel):
             if text_embeds is not None:
                 raise ValueError("give either `input_ids` or `text_embeds`; got both")
             text_embeds = self.get_text_embeds(input_ids, attention_mask)
-        elif attention_mask is not None:
-            raise ValueError("`attention_mask` tells which `input_ids` are text, but `input_ids` is missing")
         if input_points is not None and input_labels is None:
             input_labels = torch.ones(input_points.shape[:-1], dtype=torch.long, device=input_points.device)
         self._check_prompts(image_embeddings, input_points, input_labels, input_boxes, input_masks, text_embeds)

@@ -137,6 +137,9 @@ def test_hidden_states_and_attentions(make_model, make_prompts, deviation, pixel
     for one, other in zip(model(**inputs, return_dict=False), stock(**inputs, return_dict=False), strict=True):
         assert deviation(one, other) < TOLERANCE
     assert model(**inputs).vision_attentions is None
+    model.config.output_attentions = True
+    assert len(model(**inputs).vision_attentions) == len(model(**inputs).mask_decoder_attentions) + 1 == 3
+    model.config.output_attentions = False
     model.set_attn_implementation("sdpa")  # the weights can be asked for there too
     for one, other in zip(model(**inputs, **asked).vision_attentions, theirs.vision_attentions, strict=True):
         assert deviation(one, other) < TOLERANCE

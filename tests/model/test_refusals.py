@@ -48,7 +48,6 @@ WRONG = {
     "ids for another batch": ({"input_ids": IDS[:1]}, "B, P, D"),
     "text of another count": ({"input_ids": IDS[:, :1]}, "agree.*`text` 1"),
     "mask of other ids": ({"input_ids": IDS, "attention_mask": IDS[..., :5]}, "attention_mask.*2, 3, 12"),
-    "mask without ids": ({"attention_mask": IDS}, "attention_mask.*input_ids.*missing"),
     "ids and vectors": ({"input_ids": IDS, "text_embeds": torch.zeros(2, 3, 12)}, "input_ids.*text_embeds.*both"),
     "vectors of another width": ({"text_embeds": torch.zeros(2, 3, 8)}, "text_embeds.*12.*8"),
 }
