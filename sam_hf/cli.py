@@ -121,7 +121,7 @@ def train_tiny(context: typer.Context) -> None:
     """Train the embedded checkpoint on synthetic scenes (--help lists the options)."""
     from sam_hf.training.recipes import tiny
 
-    raise typer.Exit(tiny.main(context.args) or 0)
+    _run_recipe(tiny.main, context)
 
 
 @evaluate_app.command("synthetic", context_settings=PASS_ON)
@@ -129,7 +129,14 @@ def evaluate_synthetic(context: typer.Context) -> None:
     """Evaluate a checkpoint on held-out synthetic scenes and print the table (--help lists the options)."""
     from sam_hf.evaluation import synthetic
 
-    raise typer.Exit(synthetic.main(context.args) or 0)
+    _run_recipe(synthetic.main, context)
+
+
+def _run_recipe(run: Callable[[Sequence[str]], int | None], context: typer.Context) -> None:
+    try:
+        raise typer.Exit(run(context.args) or 0)
+    except (OSError, ValueError, ImportError) as error:
+        raise UsageProblem(_first_line(error)) from error
 
 
 def _prompts(
@@ -152,6 +159,7 @@ def _prompts(
 def _load(model: str, revision: str | None, device: str | None, dtype: Precision) -> "SamPredictor":
     with _progress(f"loading the model {model}"):
         import torch
+        from huggingface_hub.errors import StrictDataclassError
         from huggingface_hub.utils import disable_progress_bars
         from safetensors import SafetensorError
         from transformers.utils import logging
@@ -168,7 +176,8 @@ def _load(model: str, revision: str | None, device: str | None, dtype: Precision
             predictor = SamPredictor.from_pretrained(
                 model, device=device, dtype=getattr(torch, dtype.value), revision=revision
             )
-        except (OSError, RuntimeError, SafetensorError) as error:  # absent, of another shape, damaged
+        # absent, of another shape, damaged, no configuration, a text tower without open_clip
+        except (OSError, RuntimeError, SafetensorError, StrictDataclassError, LookupError, ImportError) as error:
             raise ValueError(f"cannot load the model {model!r}: {_first_line(error)}") from error
     if model == "tiny":
         _say("tiny is the small embedded checkpoint; --model facebook/sam-vit-huge is far better on photos")
@@ -192,8 +201,8 @@ def _for_each(
                 work(path, name, report)
             except ValueError as error:
                 failures.append(str(error))
-            except MemoryError:
-                failures.append(f"{str(path)!r} needs more memory than there is")
+            except (MemoryError, RuntimeError) as error:  # torch says "out of memory" by a RuntimeError
+                failures.append(f"{str(path)!r} could not be segmented: {_first_line(error) or 'out of memory'}")
             except OSError as error:
                 _say(f"sam-hf: cannot write the results of {str(path)!r}: {error.strerror or _first_line(error)}")
                 raise typer.Exit(1) from error

@@ -95,7 +95,8 @@ def segment_file(
         "masks": records,
     }
     # Last, so that where the JSON stands the pictures do too.
-    contents[folder / f"{name}.json"] = (json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode()
+    text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
+    contents[folder / f"{name}.json"] = text.encode("utf-8", "backslashreplace")  # file names may be any bytes
     write_together(contents)
     return result
 

@@ -103,6 +103,11 @@ class SamPredictor:
                 f"the checkpoint {str(pretrained_model_name_or_path)!r} lacks {len(missing)} weights of its "
                 f"{type(model.config).__name__}, such as {missing[0]!r}: its answers would be random"
             )
+        damaged = next((name for name, weight in model.named_parameters() if not weight.isfinite().all()), None)
+        if damaged is not None:
+            raise ValueError(
+                f"the checkpoint {str(pretrained_model_name_or_path)!r} is damaged: {damaged!r} is not finite"
+            )
         processor = SamProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
         return cls(model.to(device), processor, store)
 
@@ -230,6 +235,8 @@ class SamPredictor:
         """
         if not isinstance(embedding, ImageEmbedding):
             raise TypeError(f"embedding must be an ImageEmbedding, from encode(); got {type(embedding).__name__}")
+        if embedding.revision != self.revision:
+            raise ValueError("embedding was made by other encoder weights than these: call encode(image) again")
         inputs = self._model_inputs(embedding, points, labels, boxes, mask_input, text)
         features = embedding.tensor.to(self.device, self.dtype)
         count = next(iter(inputs.values())).shape[1]

@@ -135,10 +135,11 @@ class SamVisionConfig(PreTrainedConfig):
     global_attn_indexes: list[int] | tuple[int, ...] = (2, 5, 8, 11)
     num_pos_feats: int = 128
     mlp_dim: int | None = None
-    scale: float | int = 1.0
+    scale: float | int | None = 1.0
     drop_path_rate: float | int = 0.0
 
     def __post_init__(self, **kwargs):
+        self.scale = 1.0 if self.scale is None else self.scale
         self.mlp_dim = int(self.hidden_size * self.mlp_ratio) if self.mlp_dim is None else self.mlp_dim
         super().__post_init__(**kwargs)
 
@@ -370,6 +371,15 @@ class SamConfig(PreTrainedConfig):
         if config.get("model_type") == "sam":  # ours to read; without this, a warning at every load
             config["model_type"] = cls.model_type
         return config, kwargs
+
+
+def adopt(config: PreTrainedConfig) -> PreTrainedConfig:
+    """Our configuration for transformers' own "sam" one, which is what its auto classes give; ours as it is."""
+    if isinstance(config, (SamConfig, *VISION_CONFIGS.values())):
+        return config
+    adopted = (SamConfig if hasattr(config, "vision_config") else SamVisionConfig)(**config.to_dict())
+    adopted._attn_implementation = config._attn_implementation
+    return adopted
 
 
 def _complete(config_class: type, given: dict | PreTrainedConfig | None, shared: dict[str, int]) -> PreTrainedConfig:

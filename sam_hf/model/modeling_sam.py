@@ -18,7 +18,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 from transformers.utils.output_capturing import OutputRecorder
 
-from .configuration_sam import SamConfig, SamTinyViTConfig, SamVisionConfig
+from .configuration_sam import SamConfig, SamTinyViTConfig, SamVisionConfig, adopt
 from .image_encoder import SamVisionEncoder, SamVisionEncoderOutput
 from .mask_decoder import SamMaskDecoder
 from .pretrained_sam import SamPreTrainedModel, captures_outputs
@@ -63,6 +63,7 @@ class SamVisionModel(SamPreTrainedModel):
     _keys_to_ignore_on_load_unexpected = [r"^prompt_encoder\.", r"^mask_decoder\.", r"^shared_image_embedding\."]
 
     def __init__(self, config: SamVisionConfig):
+        config = adopt(config)
         super().__init__(config)
         self.vision_encoder = build_vision_encoder(config)
         self.post_init()
@@ -86,6 +87,7 @@ class SamModel(SamPreTrainedModel):
     }
 
     def __init__(self, config: SamConfig):
+        config = adopt(config)
         super().__init__(config)
         self.shared_image_embedding = SamPositionalEmbedding(config.vision_config)
         self.vision_encoder = build_vision_encoder(config.vision_config)

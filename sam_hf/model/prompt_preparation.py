@@ -213,7 +213,10 @@ def read_boxes(input_boxes: Any, original_sizes: list, reshaped_sizes: list) -> 
 
 def _only_box(prompt: Any, image_index: int, index: int) -> Any:
     if prompt and len(prompt) != 1:
-        raise ValueError(f"input_boxes[{image_index}][{index}]: expected one box per prompt, got {len(prompt)}")
+        raise ValueError(
+            f"input_boxes[{image_index}][{index}]: expected one box per prompt, got {len(prompt)}; "
+            "several boxes are several prompts (SamPredictor.predict_batch)"
+        )
     return prompt[0] if prompt else None
 
 
@@ -354,11 +357,14 @@ def prompt_count(kinds: dict[str, list[list | None] | None], n_images: int) -> i
 
 
 def stack_points(read: list, n_prompts: int, padding: float = PADDING) -> tuple[Tensor, Tensor]:
-    """Fill up and stack -> points (B,P,N,2) float32 resized px, labels (B,P,N) int64."""
+    """Fill up and stack -> points (B,P,N,2) float32 resized px, labels (B,P,N) int64.
+
+    `padding` fills coordinates only: a label other than -10 would be a click.
+    """
     filled = [prompt for image in read if image for prompt in image if prompt is not None]
     n_points = max(len(labels) for _, labels in filled)
     points = np.full((len(read), n_prompts, n_points, 2), padding, dtype=np.float32)
-    labels = np.full((len(read), n_prompts, n_points), int(padding), dtype=np.int64)
+    labels = np.full((len(read), n_prompts, n_points), PADDING, dtype=np.int64)
     for i, image in enumerate(read):
         for p, prompt in enumerate(image or []):
             if prompt is not None:

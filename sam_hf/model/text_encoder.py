@@ -6,6 +6,8 @@ Source: Segment Anything, §3 "Prompt encoder" (free-form text through an off-th
 App. D.5. Never released by Meta. open_clip is imported only when text is used.
 """
 
+import re
+
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +15,7 @@ from .configuration_sam import SamTextConfig
 
 try:
     import open_clip
+    from open_clip.model import _build_text_tower
     from open_clip.tokenizer import SimpleTokenizer
 except ImportError:  # a model without text branch works without it
     open_clip = None
@@ -59,8 +62,11 @@ class SamTokenizer:
         self._bpe.bpe_ranks = {pair: rank for pair, rank in self._bpe.bpe_ranks.items() if rank < merges}
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a phrase, without start and end, of any length."""
-        return self._bpe.encode(text)
+        """Token ids of a phrase, without start and end, of any length.
+
+        CLIP's control words, typed by a user, are words like any others.
+        """
+        return self._bpe.encode(re.sub(r"<(start_of_text|end_of_text)>", r"\1", text, flags=re.IGNORECASE))
 
     def decode(self, ids: list[int]) -> str:
         """The text of token ids, without start and end."""
@@ -91,7 +97,5 @@ def build_text_tower(config: SamTextConfig) -> nn.Module:
         ImportError: open_clip is not installed.
     """
     require_open_clip()
-    from open_clip.model import _build_text_tower
-
     sizes = {name: getattr(config, name) for name in ("context_length", "vocab_size", "width", "heads", "layers")}
     return _build_text_tower(config.embed_dim, sizes | (config.tower or {}), quick_gelu=config.quick_gelu)

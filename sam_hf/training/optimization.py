@@ -116,8 +116,11 @@ def lr_factor(
     return factor * min(1.0, (step + 1) / max(1, warmup_steps))
 
 
+BATCH_NORM = ("running_mean", "running_var")
+
+
 class WeightAverage:
-    """Exponential moving average of a module's trainable parameters; buffers are copied.
+    """Exponential moving average of a module's trainable parameters and of batch norm's statistics.
 
     The decay rises as (1 + n) / (10 + n), so that a short run is not dominated by its first weights.
 
@@ -132,7 +135,8 @@ class WeightAverage:
         self.decay = decay
         self.updates = 0
         self._live = {name: p for name, p in module.named_parameters() if p.requires_grad}
-        self._buffers = dict(module.named_buffers())
+        # batch norm's statistics belong to the weights they were gathered with, so they are averaged alike
+        self._live |= {name: b for name, b in module.named_buffers() if name.endswith(BATCH_NORM)}
         self.average = {name: p.detach().float().clone() for name, p in self._live.items()}
 
     @torch.no_grad()

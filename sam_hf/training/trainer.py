@@ -317,8 +317,10 @@ class Trainer:
                 self.accelerator.backward(output["loss"] / config.accumulate)
             values = {"loss": output["loss"].detach(), **output.get("metrics", {})}
         norm = self.accelerator.clip_grad_norm_(self.module.parameters(), config.max_grad_norm)
-        if torch.isfinite(norm):
+        finite = bool(torch.isfinite(norm))
+        if finite or self.accelerator.scaler is not None:  # fp16's scaler skips such a step by itself, and adapts
             self.optimizer.step()
+        if finite:
             self.skipped = 0
         else:
             self.skipped += 1

@@ -149,12 +149,18 @@ def test_changed_weights_are_noticed(text_checkpoint):
     before, revision = predictor.encode(_image(7)), predictor.revision
     phrase = predictor.decode(before, text="red mug").low_res_logits
     with torch.no_grad():
-        predictor.model.vision_encoder.neck.conv1.weight.mul_(2)
         predictor.model.prompt_encoder.text_projection.bias.add_(1)
+    assert not np.array_equal(predictor.decode(before, text="red mug").low_res_logits, phrase)
+    with torch.no_grad():
+        predictor.model.prompt_encoder.text_projection.bias.add_(1)
+    assert not np.array_equal(predictor.decode(before, text="red mug").low_res_logits, phrase)
+    with torch.no_grad():
+        predictor.model.vision_encoder.neck.conv1.weight.mul_(2)
     after = predictor.encode(_image(7))
     assert predictor.revision != revision and after != before
     assert not torch.equal(after.tensor, before.tensor)
-    assert not np.array_equal(predictor.decode(before, text="red mug").low_res_logits, phrase)
+    with pytest.raises(ValueError, match="other encoder weights"):
+        predictor.decode(before, text="red mug")
 
 
 def test_equal_weights_share_embeddings_and_precisions_do_not(text_checkpoint):
