@@ -76,7 +76,8 @@ class SamMaskDecoder(nn.Module):
         if dense_prompt_embeddings.ndim == 4:
             dense_prompt_embeddings = dense_prompt_embeddings.unsqueeze(1)
         image = image_embeddings.unsqueeze(1) + dense_prompt_embeddings  # (B, 1 or P, C, h, w)
-        image = image.expand(batch_size, num_prompts, -1, -1, -1).flatten(0, 1)
+        # One memory layout, so that an embedding gives the same numbers fresh from the encoder and out of a store.
+        image = image.expand(batch_size, num_prompts, -1, -1, -1).flatten(0, 1).contiguous()
         positions = image_positional_embeddings
         if positions.shape[0] > 1:
             positions = positions.repeat_interleave(num_prompts, dim=0)
