@@ -32,6 +32,11 @@ TEXT = {"embed_dim": 12, "context_length": 12, "vocab_size": 700, "width": 16, "
 def _draw(module: torch.nn.Module, seed: int) -> torch.nn.Module:
     """Fill all weights and statistics so that no term of the computation vanishes or dominates."""
     generator = torch.Generator().manual_seed(seed)
+    linear = {
+        f"{name}.weight"
+        for name, layer in module.named_modules()
+        if isinstance(layer, (torch.nn.Linear, torch.nn.Conv2d, torch.nn.ConvTranspose2d))
+    }
     with torch.no_grad():
         for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
             if not tensor.is_floating_point() or name.endswith("attn_mask"):
@@ -39,11 +44,11 @@ def _draw(module: torch.nn.Module, seed: int) -> torch.nn.Module:
             noise = torch.randn(tensor.shape, generator=generator)
             if name.endswith("running_var"):
                 tensor.copy_(noise.abs() + 0.5)
-            elif "norm" in name and name.endswith("weight") or name.endswith("bn.weight"):
+            elif ("norm" in name or ".bn." in name) and name.endswith("weight"):
                 tensor.copy_(1 + 0.2 * noise)
-            elif tensor.ndim >= 2 and not any(kind in name for kind in ("embed", "token", "rel_pos", "positional")):
+            elif name in linear or "proj" in name and tensor.ndim == 2:
                 tensor.copy_(noise * (1.5 / tensor[0].numel()) ** 0.5)
-            elif any(kind in name for kind in ("positional_embedding", "gaussian_matrix")):
+            elif name.endswith("positional_embedding"):
                 tensor.copy_(noise)
             else:
                 tensor.copy_(0.3 * noise)

@@ -12,6 +12,8 @@ import pytest
 import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
+from sam_hf import SamConfig, SamModel
+
 TOLERANCE = 1e-4  # of the range of the values compared
 IOU_RANGE = 1.0
 EXACT = 1e-5  # of the range; ours against ours: float32 rounding, no more
@@ -249,3 +251,21 @@ def test_non_square_images_through_the_whole_model(ours, meta, deviation):
     for index, answer in enumerate(theirs):
         assert deviation(mine.pred_masks[index], answer["low_res_logits"]) < TOLERANCE
         assert deviation(mine.iou_scores[index], answer["iou_predictions"], IOU_RANGE) < TOLERANCE
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_real_size(draw, make_prompts, deviation):
+    """ViT-B at 1024 pixels; prompts of every kind in one ragged call."""
+    model = draw(SamModel(SamConfig(mask_decoder_config={"layer_norm_eps": 1e-5})), 0).eval()
+    meta = meta_of(model)
+    pixels = torch.randn(1, 3, 1024, 1024, generator=torch.Generator().manual_seed(0))
+    theirs = meta.image_encoder(pixels)
+    assert deviation(model.get_image_embeddings(pixels), theirs) < TOLERANCE
+    present = torch.tensor(list(itertools.product([False, True], repeat=3)))[None]
+    prompts = ragged_prompts(model.config, make_prompts, present)
+    mine = model(image_embeddings=theirs, **prompts)
+    for prompt in range(8):
+        masks, scores = ask_meta(meta, theirs[0], **unpadded(prompts, 0, prompt))
+        assert deviation(mine.pred_masks[0, prompt], masks[0]) < TOLERANCE
+        assert deviation(mine.iou_scores[0, prompt], scores[0], IOU_RANGE) < TOLERANCE
