@@ -180,11 +180,22 @@ def is_absent(claim: Claim, things: Iterable[Thing]) -> bool:
     return not any(claim.possibly(thing.attributes) for thing in things)
 
 
-def absent_claims(things: Sequence[Thing], split: str, glyphs: bool, rng: np.random.Generator) -> tuple[str, ...]:
-    """Two to four phrases of things that are not in the picture, hard ones (right noun, wrong colour) among them."""
-    wanted, out = 2 + int(rng.random() * 3), []
+def absent_claims(
+    things: Sequence[Thing], split: str, glyphs: bool, rng: np.random.Generator, count: int | None = None
+) -> tuple[str, ...]:
+    """Phrases of things that are not in the picture, hard ones (right noun, wrong colour) among them.
+
+    Args:
+        things: Everything drawn.
+        split: Whose glyphs may be named.
+        glyphs: Whether glyphs may be named at all.
+        rng: Draws them; the first ones are the same whatever `count` is.
+        count: How many; None: two to four.
+    """
+    few, out = 2 + int(rng.random() * 3), []
+    wanted = few if count is None else count
     entries = _glyphs_of(split)
-    for attempt in range(40):
+    for attempt in range(max(40, 5 * wanted)):
         if len(out) >= wanted:
             break
         kind = (attempt + int(rng.random() * 3)) % 3

@@ -47,14 +47,20 @@ class SceneGenerator:
         split: "train", or "test", where about half of the objects have a held-out glyph or (colour, shape) pair.
         seed: Another seed gives other scenes.
         font: Path of the colour-emoji font; None looks for it (see `find_emoji_font`); False draws shapes only.
+        absent: How many phrases of absent things a scene comes with; None: two to four.
 
     Raises:
-        ValueError: If `size` < 32, `split` is unknown, or `seed` is negative.
+        ValueError: If `size` < 32, `split` is unknown, or `seed` or `absent` is negative.
         FileNotFoundError: If there is no emoji font and `font` is not False.
     """
 
     def __init__(
-        self, size: int = 128, split: str = "train", seed: int = 0, font: str | os.PathLike | bool | None = None
+        self,
+        size: int = 128,
+        split: str = "train",
+        seed: int = 0,
+        font: str | os.PathLike | bool | None = None,
+        absent: int | None = None,
     ):
         if size < 32:
             raise ValueError(f"size: expected at least 32 pixels, got {size}")
@@ -64,7 +70,9 @@ class SceneGenerator:
             raise ValueError(f"seed: expected a non-negative integer, got {seed}")
         if font is True:
             raise ValueError("font: expected a path, None (look for the font) or False (shapes only), got True")
-        self.size, self.split, self.seed = size, split, seed
+        if absent is not None and absent < 0:
+            raise ValueError(f"absent: expected a non-negative integer or None, got {absent}")
+        self.size, self.split, self.seed, self.absent = size, split, seed, absent
         atlas = None if font is False else GlyphAtlas(find_emoji_font(font))
         entries = glyph_entries()
         fixed = np.random.default_rng(0)  # grain and noise are material, the same for every generator of this size
@@ -152,7 +160,7 @@ class SceneGenerator:
                     masks[k], phrases, p.kind, None if parent is None else kept[parent], p.held_out, p.attributes
                 )
             )
-        absent = absent_claims(things, self.split, self._materials.atlas is not None, rng)
+        absent = absent_claims(things, self.split, self._materials.atlas is not None, rng, self.absent)
         return Scene(image, objects, absent)
 
 

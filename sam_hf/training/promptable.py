@@ -96,6 +96,8 @@ class SamForPromptableTraining(nn.Module):
         has_text: torch.Tensor | None = None,
         crops: torch.Tensor | None = None,
         crop_masks: torch.Tensor | None = None,
+        rival_ids: torch.Tensor | None = None,
+        rival_mask: torch.Tensor | None = None,
         step: int = 0,
     ) -> dict[str, Any]:
         """Loss of one batch.
@@ -111,6 +113,8 @@ class SamForPromptableTraining(nn.Module):
             has_text: (B, P) bool; which slots have a phrase. Default: all, when text is given.
             crops: (B, P, 3, s, s) uint8 crops of the objects, for `crop_encoder`.
             crop_masks: (B, P, s, s) the masks in them.
+            rival_ids: (B, R, T) more phrases that are true of nothing in the image, for `text_alignment`.
+            rival_mask: (B, R, T) their attention mask, rows of zeros where there is none.
             step: number of the optimizer step; decides what all processes must decide alike.
 
         Returns:
@@ -146,7 +150,8 @@ class SamForPromptableTraining(nn.Module):
         )
         if self.text_alignment is not None and text_embeds is not None:
             told = has_text & (present | absent)
-            aligned = self._alignment_loss(embeddings, text_embeds, truth & present[..., None, None], told)
+            rivals = None if rival_ids is None else self.model.get_text_embeds(rival_ids, rival_mask)
+            aligned = self._alignment_loss(embeddings, text_embeds, truth & present[..., None, None], told, rivals)
             output["loss"] = output["loss"] + self.config.text_alignment * aligned
             output["metrics"]["text_alignment"] = aligned.detach()
         return output
@@ -176,11 +181,16 @@ class SamForPromptableTraining(nn.Module):
         return self._collect(rounds, names, kinds, present, absent)
 
     def _alignment_loss(
-        self, embeddings: torch.Tensor, text: torch.Tensor, truth: torch.Tensor, told: torch.Tensor
+        self,
+        embeddings: torch.Tensor,
+        text: torch.Tensor,
+        truth: torch.Tensor,
+        told: torch.Tensor,
+        rivals: torch.Tensor | None,
     ) -> torch.Tensor:
         """Mean `TextAlignment` loss of the slots `told` (B, P) that have a phrase."""
         with torch.autocast(device_type=embeddings.device.type, enabled=False):
-            loss = self.text_alignment(embeddings.float(), text, truth, told)
+            loss = self.text_alignment(embeddings.float(), text, truth, told, rivals)
             return loss.sum() / _mean_over_processes(told.sum()).clamp(min=1.0)
 
     @torch.no_grad()

@@ -38,6 +38,7 @@ class SceneDataset(Dataset):
             of the index.
         prompts: slots P per scene. Scenes with fewer objects repeat them (each slot is prompted differently).
         absent: how many of the slots go to phrases that are true of nothing in the scene.
+        rivals: how many more such phrases come along, for `TextAlignment` (needs a generator that makes as many).
         part_share: share of slots that go to parts, where a scene has parts.
         tokenizer: list of phrases -> {"input_ids" (n, T), "attention_mask" (n, T)}; None for a model without text.
         text_share: fraction of slots that get a phrase, where the object has one.
@@ -48,7 +49,7 @@ class SceneDataset(Dataset):
         seed: of the choices made here.
 
     Raises:
-        ValueError: `prompts` or `absent` out of range.
+        ValueError: `prompts`, `absent` or `rivals` out of range.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class SceneDataset(Dataset):
         generator: Callable[[int], Any],
         prompts: int = 5,
         absent: int = 0,
+        rivals: int = 0,
         part_share: float = 0.35,
         tokenizer: Callable[[list[str]], dict[str, torch.Tensor]] | None = None,
         text_share: float = 1.0,
@@ -67,7 +69,10 @@ class SceneDataset(Dataset):
     ) -> None:
         if prompts < 1 or not 0 <= absent < prompts:
             raise ValueError(f"prompts must be positive and absent smaller than it, got {prompts} and {absent}")
+        if rivals < 0:
+            raise ValueError(f"rivals must be at least 0, got {rivals}")
         self.generator, self.prompts, self.absent, self.part_share = generator, prompts, absent, part_share
+        self.rivals = rivals
         self.tokenizer, self.text_share, self.first_phrase = tokenizer, text_share, first_phrase
         self.crop_size = crop_size
         self.min_area, self.max_area, self.seed = min_area, max_area, seed
@@ -102,11 +107,23 @@ class SceneDataset(Dataset):
             sample["input_ids"] = tokens["input_ids"]
             sample["attention_mask"] = tokens["attention_mask"] * has_text.unsqueeze(-1)
             sample["has_text"] = has_text
+            if self.rivals:
+                sample |= self._rivals([phrase for phrase in scene.absent_phrases if phrase not in phrases_absent])
         if self.crop_size is not None:
             crops = [random_crop(scene.image, mask, self.crop_size, (1.0, 2.0), 0.5, rng) for mask in masks]
             sample["crops"] = torch.from_numpy(np.stack([image for image, _ in crops])).permute(0, 3, 1, 2)
             sample["crop_masks"] = torch.from_numpy(np.stack([mask for _, mask in crops]))
         return sample
+
+    def _rivals(self, phrases: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Token ids (R, T) of the first R phrases and their attention mask, empty rows where there are fewer."""
+        phrases = phrases[: self.rivals]
+        tokens = self.tokenizer([*phrases, *[""] * (self.rivals - len(phrases))])
+        given = torch.arange(self.rivals) < len(phrases)
+        return {
+            "rival_ids": tokens["input_ids"],
+            "rival_mask": tokens["attention_mask"] * given.unsqueeze(-1),
+        }
 
     def _choose(self, things: Sequence[Any], count: int, rng: random.Random) -> list[Any]:
         """`count` objects, parts and wholes mixed; each is used once before any is used twice."""

@@ -3,7 +3,7 @@
 The decoder has to find a phrase's object through attention, and a small model that starts from nothing stays long
 where phrases mean nothing to it. Here a linear map takes each cell into CLIP's joint space, and its cosine with the
 phrase says whether the cell lies on the object. The mean over the object's cells must also match its own phrase better
-than the other phrases of the batch do. So the image encoder learns what phrases talk about, and the decoder finds it
+than the other phrases of the batch do, and better than *rivals*: phrases that are true of nothing in its image. So the image encoder learns what phrases talk about, and the decoder finds it
 there. The map is thrown away after training.
 
 Source: not in the Segment Anything paper; the dense matching is CLIPSeg's idea as a loss, the other CLIP's on regions.
@@ -32,7 +32,9 @@ class TextAlignment(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
         self.bias = nn.Parameter(torch.tensor(-3.0))
 
-    def forward(self, embeddings: Tensor, text_embeds: Tensor, masks: Tensor, told: Tensor) -> Tensor:
+    def forward(
+        self, embeddings: Tensor, text_embeds: Tensor, masks: Tensor, told: Tensor, rivals: Tensor | None = None
+    ) -> Tensor:
         """Loss of each phrase; 0 where there is none.
 
         Args:
@@ -40,6 +42,7 @@ class TextAlignment(nn.Module):
             text_embeds: (B,P,D) unit norm.
             masks: Where the phrases' objects are, (B,P,4h,4w) bool; nowhere for absent ones.
             told: Which places have a phrase, (B,P) bool.
+            rivals: Vectors (B,R,D) of phrases that are true of nothing in the image; NaN where there is none.
 
         Returns:
             (B,P) float32.
@@ -55,16 +58,26 @@ class TextAlignment(nn.Module):
         loss = torch.where(told, dense, 0.0)
         if matched.sum() > 1:
             contrast = torch.zeros_like(loss).flatten()
-            contrast[matched] = self._contrast(regions.flatten(0, 1)[matched], text.flatten(0, 1)[matched])
+            nearby = None if rivals is None else rivals.float().repeat_interleave(text.shape[1], dim=0)[matched]
+            contrast[matched] = self._contrast(regions.flatten(0, 1)[matched], text.flatten(0, 1)[matched], nearby)
             loss = loss + contrast.unflatten(0, loss.shape)
         return loss
 
-    def _contrast(self, regions: Tensor, text: Tensor) -> Tensor:
-        """CLIP's symmetric loss of n objects and their phrases, (n,D) each -> (n,); equal phrases are no rivals."""
-        logits = self.log_scale.exp() * F.normalize(regions, dim=-1) @ text.T
+    def _contrast(self, regions: Tensor, text: Tensor, rivals: Tensor | None) -> Tensor:
+        """CLIP's symmetric loss of n objects and their phrases, (n,D) each -> (n,); equal phrases are no rivals.
+
+        `rivals` (n,R,D) join the phrases that an object chooses from.
+        """
+        regions = F.normalize(regions, dim=-1)
+        logits = self.log_scale.exp() * regions @ text.T
         same = (text @ text.T > 0.999) & ~torch.eye(len(text), dtype=torch.bool, device=text.device)
         logits = logits.masked_fill(same, -torch.inf)
         rows = torch.arange(len(text), device=text.device)
+        among = logits
+        if rivals is not None:
+            missing = rivals.isnan().any(dim=-1)
+            beside = self.log_scale.exp() * torch.einsum("nd,nrd->nr", regions, rivals.nan_to_num(0.0))
+            among = torch.cat([logits, beside.masked_fill(missing, -torch.inf)], dim=1)
         return 0.5 * (
-            F.cross_entropy(logits, rows, reduction="none") + F.cross_entropy(logits.T, rows, reduction="none")
+            F.cross_entropy(among, rows, reduction="none") + F.cross_entropy(logits.T, rows, reduction="none")
         )

@@ -187,7 +187,7 @@ class Trainer:
         folder = found[-1]
         self.accelerator.load_state(str(folder))
         if self.average is not None:
-            state = torch.load(folder / "average.pt", map_location=self.accelerator.device, weights_only=True)
+            state = torch.load(folder / "average.pt", map_location="cpu", weights_only=True)
             self.average.load_state_dict(state)
         state = json.loads((folder / "trainer.json").read_text())
         self.step, self.minutes, self.skipped = state["step"], state["minutes"], state["skipped"]

@@ -39,6 +39,7 @@ class Stage:
         batch: images per step and process.
         prompts: masks per image.
         absent: how many of them are phrases of absent objects (needs `text`).
+        rivals: how many more such phrases each image is told apart from, see `text_alignment` (needs `text`).
         text: whether phrases are among the prompts; the text tower comes from an earlier `ClipStage`.
         options: what a step does.
         lr: peak learning rate.
@@ -56,6 +57,7 @@ class Stage:
     batch: int = 12
     prompts: int = 5
     absent: int = 0
+    rivals: int = 0
     text: bool = False
     options: PromptableConfig = FROM_SCRATCH
     lr: float = 1e-3
@@ -227,9 +229,16 @@ def _stage_data(
         crop_encoder, means = CropEncoder(clip), load_means(clip_folder)
         crop_size = clip.sam_hf_config["vision_cfg"]["image_size"]
     dataset = SceneDataset(
-        SceneGenerator(size=stage.size, split="train", seed=stage.seed, font=font),
+        SceneGenerator(
+            size=stage.size,
+            split="train",
+            seed=stage.seed,
+            font=font,
+            absent=stage.absent + stage.rivals if stage.rivals else None,
+        ),
         prompts=stage.prompts,
         absent=stage.absent,
+        rivals=stage.rivals,
         tokenizer=tokenizer,
         crop_size=crop_size,
         max_area=stage.options.max_area,
