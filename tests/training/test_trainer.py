@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -190,3 +193,25 @@ def test_average_follows_slowly_and_swaps_back():
     torch.testing.assert_close(module.weight.detach(), expected)
     average.swap()
     torch.testing.assert_close(module.weight.detach(), first + 1)
+
+
+SEVERAL = """
+import sys
+from test_trainer import Numbers, Regression, options
+from sam_hf.training.trainer import Trainer
+
+folder, steps = sys.argv[1], int(sys.argv[2])
+trainer = Trainer(Regression(), Numbers(), options(folder, max_steps=steps, batch_size=2, schedule="constant"))
+assert trainer.train()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_on_the_cpu_go_on_where_they_stopped(tmp_path):
+    script = tmp_path / "several.py"
+    script.write_text(SEVERAL)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    for folder, steps in (("whole", 6), ("parts", 3), ("parts", 6)):
+        subprocess.run([*command, str(tmp_path / folder), str(steps)], check=True, env=environment, timeout=300)
+    torch.testing.assert_close(torch.tensor(curve(tmp_path / "parts")), torch.tensor(curve(tmp_path / "whole")))

@@ -1,0 +1,120 @@
+"""Everything mode beside the peers, same weights, photo, grid and thresholds: how fast, and whether the same masks.
+
+    python benchmarks/everything.py [--model vit-b] [--rounds 3] [--points 32] [--image photo.jpg] [--dtype bfloat16]
+
+The masks are compared with segment-anything's in float32: every one of theirs looks for its best partner among ours.
+Thresholds are lower than Meta's defaults, which suit Meta's weights: with them about as many masks remain as
+Meta's ViT-B keeps of a photo (`--pred-iou-thresh`, `--stability-score-thresh`).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import peers
+import skimage.data
+import timing
+import torch
+from PIL import Image
+
+from sam_hf import SamAutomaticMaskGenerator
+
+
+def photo(name: str | None, size: tuple[int, int] | None = None) -> np.ndarray:
+    """(H,W,3) uint8: a file, or scikit-image's astronaut; `size` is (width, height)."""
+    image = Image.open(name).convert("RGB") if name else Image.fromarray(skimage.data.astronaut())
+    return np.asarray(image.resize(size, Image.Resampling.BICUBIC) if size else image)
+
+
+def runners(built: peers.Peers, options: dict[str, Any], device: str) -> dict[str, Callable[[np.ndarray], list]]:
+    """Name -> image to list of boolean masks."""
+    from segment_anything import SamAutomaticMaskGenerator as Theirs
+    from transformers import pipeline
+
+    ours = SamAutomaticMaskGenerator(built.ours.to(device), built.processor, **options)
+    meta = Theirs(built.meta.to(device), **options)
+    pipe = pipeline(
+        "mask-generation", model=built.stock.to(device), image_processor=built.processor.image_processor, device=device
+    )
+    stock = {
+        "points_per_crop": options["points_per_side"],
+        "points_per_batch": options["points_per_batch"],
+        "pred_iou_thresh": options["pred_iou_thresh"],
+        "stability_score_thresh": options["stability_score_thresh"],
+        "crops_n_layers": options["crop_n_layers"],
+    }
+    return {
+        "ours": lambda image: [record["segmentation"] for record in ours.generate(image)],
+        "segment-anything": lambda image: [record["segmentation"] for record in meta.generate(image)],
+        "transformers": lambda image: [np.asarray(m) for m in pipe(Image.fromarray(image), **stock)["masks"]],
+    }
+
+
+def agreement(theirs: list[np.ndarray], ours: list[np.ndarray]) -> tuple[float, float]:
+    """Mean and smallest IoU of each of `theirs` with its best partner in `ours`."""
+    if not theirs or not ours:
+        return float(len(theirs) == len(ours)), float(len(theirs) == len(ours))
+    a, b = (torch.from_numpy(np.stack(masks)).flatten(1).float() for masks in (theirs, ours))
+    shared = a @ b.T
+    best = (shared / (a.sum(1)[:, None] + b.sum(1)[None] - shared).clamp(min=1)).amax(1)
+    return best.mean().item(), best.min().item()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="vit-b", choices=peers.NAMES)
+    parser.add_argument("--image", help="photo; default: scikit-image's astronaut")
+    parser.add_argument("--side", type=int, default=1024, help="side of the default photo, pixels")
+    parser.add_argument("--points", type=int, default=32, help="points per side")
+    parser.add_argument("--crop-layers", type=int, default=0)
+    parser.add_argument("--pred-iou-thresh", type=float, default=0.7)
+    parser.add_argument("--stability-score-thresh", type=float, default=0.8)
+    parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"], choices=("float32", "bfloat16"))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    image = photo(arguments.image, None if arguments.image else (arguments.side, arguments.side))
+    options = {
+        "points_per_side": arguments.points,
+        "points_per_batch": 64,
+        "pred_iou_thresh": arguments.pred_iou_thresh,
+        "stability_score_thresh": arguments.stability_score_thresh,
+        "crop_n_layers": arguments.crop_layers,
+    }
+    built = peers.build(arguments.model)
+    runs = runners(built, options, arguments.device)
+    if "bfloat16" in arguments.dtype:
+        half = peers.build(arguments.model).ours.to(arguments.device, torch.bfloat16)
+        generator = SamAutomaticMaskGenerator(half, built.processor, **options)
+        runs["bfloat16"] = lambda image: [record["segmentation"] for record in generator.generate(image)]
+    masks = {name: run(image) for name, run in runs.items()}
+    seconds = timing.alternate({name: lambda r=run: r(image) for name, run in runs.items()}, arguments.rounds, 0)
+    for dtype, name in (("float32", "ours"), ("bfloat16", "bfloat16")):
+        if dtype not in arguments.dtype:
+            continue
+        mean, least = agreement(masks["segment-anything"], masks[name])
+        for peer in ("transformers", "segment-anything"):
+            middle, spread = timing.ratio(seconds, name, peer)
+            timing.keep(
+                "everything",
+                model=arguments.model,
+                what=f"everything {arguments.points}x{arguments.points}, {arguments.crop_layers} crop layers",
+                dtype=dtype,
+                batch=1,
+                device=arguments.device,
+                peer=f"{peer} float32",
+                ratio=middle,
+                spread=spread,
+                rounds=arguments.rounds,
+                quality=f"IoU mean {mean:.4f} min {least:.4f}; masks {len(masks[name])} of {len(masks[peer])}",
+                note=f"{image.shape[1]}x{image.shape[0]}",
+            )
+
+
+if __name__ == "__main__":
+    main()
