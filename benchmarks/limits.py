@@ -1,0 +1,94 @@
+"""How near the encoder and decoder are to what this machine can do: operations over measured ceilings.
+
+    python benchmarks/limits.py [--model vit-b] [--dtype float32 bfloat16] [--device cuda]
+
+Operations are counted by torch while the model runs. The ceilings are measured in the same process: the best matrix
+product of the MLP's shape, and the best copy. A part's floor is the larger of operations over the one and weights and
+image features over the other; its share of the limit is the floor over the time it took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+
+import peers
+import timing
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def best(run: Callable[[], object], rounds: int) -> float:
+    """Shortest of `rounds` runs, seconds."""
+    shortest = float("inf")
+    for _ in range(rounds):
+        start = time.perf_counter()
+        run()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        shortest = min(shortest, time.perf_counter() - start)
+    return shortest
+
+
+def ceilings(dtype: torch.dtype, device: str, width: int) -> tuple[float, float]:
+    """(operations per second of a matrix product, bytes per second of a copy)."""
+    tokens = torch.randn(4096, width, device=device).to(dtype)
+    weight = torch.randn(4 * width, width, device=device).to(dtype)
+    product = 2 * tokens.numel() * 4 * width / best(lambda: torch.nn.functional.linear(tokens, weight), 10)
+    block = torch.empty(2**27, dtype=torch.uint8, device=device)
+    copy = 2 * block.numel() / best(block.clone, 5)
+    return product, copy
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="vit-b", choices=list(peers.VITS))
+    parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"], choices=("float32", "bfloat16"))
+    parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    device = arguments.device
+    for name in arguments.dtype:
+        dtype = getattr(torch, name)
+        model = peers.random_vit(arguments.model).to(device, dtype)
+        width = model.config.vision_config.hidden_size
+        image = torch.randn(1, 3, 1024, 1024, device=device, dtype=dtype)
+        points = torch.rand(1, arguments.prompts, 1, 2, device=device) * 1024
+        with torch.inference_mode():
+            embedding = model.get_image_embeddings(image)
+            parts = {
+                "encoder": (model.vision_encoder, lambda m=model, x=image: m.get_image_embeddings(x)),
+                f"decoder, {arguments.prompts} points": (
+                    model.mask_decoder,
+                    lambda m=model, e=embedding: m(image_embeddings=e, input_points=points),
+                ),
+            }
+            for what, (module, run) in parts.items():
+                with FlopCounterMode(display=False) as counter:
+                    run()
+                operations = counter.get_total_flops()
+                weights = sum(weight.nbytes for weight in module.parameters())
+                product, copy = ceilings(dtype, device, width)
+                by_product, by_copy = operations / product, (weights + embedding.nbytes) / copy
+                share = max(by_product, by_copy) / best(run, arguments.rounds)
+                timing.keep(
+                    "limits",
+                    model=arguments.model,
+                    what=what,
+                    dtype=name,
+                    batch=1,
+                    device=device,
+                    ratio=share,
+                    rounds=arguments.rounds,
+                    quality=f"{operations / 1e9:.0f} GFLOP",
+                    note=f"binding: {'products' if by_product > by_copy else 'memory'}; "
+                    f"ceiling {product / 1e9:.0f} GFLOP/s",
+                )
+
+
+if __name__ == "__main__":
+    main()
