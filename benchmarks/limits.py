@@ -64,7 +64,7 @@ def main() -> None:
                 "encoder": (model.vision_encoder, lambda m=model, x=image: m.get_image_embeddings(x)),
                 f"decoder, {arguments.prompts} points": (
                     model.mask_decoder,
-                    lambda m=model, e=embedding: m(image_embeddings=e, input_points=points),
+                    lambda m=model, e=embedding, p=points: m(image_embeddings=e, input_points=p),
                 ),
             }
             for what, (module, run) in parts.items():
