@@ -4,7 +4,7 @@ Images are RGB uint8 arrays (H,W,3), masks booleans (H,W), coordinates pixels of
 Ito's, which stay apart for colour-blind eyes; every line is drawn twice, light on dark, so that it shows on any photo.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -13,8 +13,15 @@ from sam_hf.masks.boxes import mask_to_xyxy
 from sam_hf.masks.regions import contours
 
 PALETTE = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (213, 94, 0), (86, 180, 233), (240, 228, 66))
+# For pictures full of masks, where seven colours do not keep neighbours apart.
+MANY = (
+    *PALETTE,
+    *((126, 87, 194), (0, 188, 180), (233, 30, 99), (139, 195, 74), (161, 98, 60), (255, 138, 128), (63, 81, 181)),
+    *((176, 190, 30), (186, 104, 200)),
+)
 FOREGROUND, BACKGROUND = (0, 200, 83), (229, 57, 53)
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
+EASILY_TOLD_APART = 45.0  # distance of two colours in CIELAB
 
 
 def overlay(image: np.ndarray, masks: Sequence[np.ndarray], opacity: float = 0.45) -> np.ndarray:
@@ -31,8 +38,7 @@ def overlay(image: np.ndarray, masks: Sequence[np.ndarray], opacity: float = 0.4
     Raises:
         ValueError: If a size does not fit or `opacity` is out of range.
     """
-    if not 0.0 <= opacity <= 1.0:
-        raise ValueError(f"opacity must lie between 0 and 1, got {opacity}")
+    _check_opacity(opacity)
     picture = _rgb(image).copy()
     thickness = _line_width(picture)
     for index, mask in enumerate(masks):
@@ -44,6 +50,89 @@ def overlay(image: np.ndarray, masks: Sequence[np.ndarray], opacity: float = 0.4
         cv2.drawContours(picture, outlines, -1, WHITE, thickness + 2, cv2.LINE_AA)
         cv2.drawContours(picture, outlines, -1, color, thickness, cv2.LINE_AA)
     return picture
+
+
+def overlay_many(image: np.ndarray, masks: Iterable[np.ndarray], opacity: float = 0.5) -> np.ndarray:
+    """Tints each pixel in the colour of the topmost mask there, and outlines all masks.
+
+    Masks whose tints meet get colours that are easy to tell apart. In contrast to `overlay`, tints do not add up: a
+    hundred nested masks stay as readable as three.
+
+    Args:
+        image: (H,W,3) uint8.
+        masks: (H,W) booleans each, taken one by one; a later one lies on top, so give the large ones first.
+        opacity: Share of the tint, 0 to 1.
+
+    Returns:
+        (H,W,3) uint8, a new array.
+
+    Raises:
+        ValueError: If a size does not fit or `opacity` is out of range.
+    """
+    _check_opacity(opacity)
+    picture = _rgb(image).copy()
+    index = np.zeros(picture.shape[:2], dtype=np.int32)
+    outlines = []
+    for number, mask in enumerate(masks, start=1):
+        inside = _fitting(mask, picture)
+        index[inside] = number
+        outlines.append(_outlines(inside))
+    colors = distinct_colors(index, len(outlines))
+    tint = np.vstack([np.zeros((1, 3), np.uint8), colors])[index]
+    tinted = cv2.addWeighted(picture, 1.0 - opacity, tint, opacity, 0.0)
+    np.copyto(picture, tinted, where=index[..., None] > 0)
+    thickness = _line_width(picture)
+    for color, lines in zip(colors.tolist(), outlines, strict=True):
+        cv2.drawContours(picture, lines, -1, BLACK, thickness + 1, cv2.LINE_AA)
+        cv2.drawContours(picture, lines, -1, [(255 + channel) // 2 for channel in color], thickness, cv2.LINE_AA)
+    return picture
+
+
+def index_map(masks: Iterable[np.ndarray], size: tuple[int, int]) -> np.ndarray:
+    """Which mask lies on top at each pixel.
+
+    Args:
+        masks: (H,W) booleans each, taken one by one; a later one lies on top.
+        size: (H,W).
+
+    Returns:
+        (H,W) int32: 0 where there is no mask, n for the n-th.
+
+    Raises:
+        ValueError: If a mask has another size.
+    """
+    index = np.zeros(size, dtype=np.int32)
+    for number, mask in enumerate(masks, start=1):
+        index[_fitting(mask, index)] = number
+    return index
+
+
+def distinct_colors(index: np.ndarray, count: int) -> np.ndarray:
+    """Colours for the masks of an index map, easy to tell apart where masks are close to each other.
+
+    Greedy, in the order of the masks: of the colours that are told apart from those of the coloured neighbours, the
+    one used least; if all are near some neighbour's, the farthest one.
+
+    Args:
+        index: (H,W) int32, see `index_map`.
+        count: How many masks there are, hidden ones included.
+
+    Returns:
+        (count,3) uint8 RGB.
+    """
+    palette = np.array(MANY, dtype=np.uint8)
+    lab = cv2.cvtColor(palette[None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
+    difference = np.linalg.norm(lab[:, None] - lab[None], axis=-1)  # (K,K) CIE 1976; about 2 is just visible
+    neighbors = _neighbors(index, count)
+    chosen: list[int] = []
+    used = np.zeros(len(palette), dtype=int)
+    for number in range(1, count + 1):
+        taken = [chosen[other - 1] for other in neighbors[number] if other < number]
+        gap = difference[:, taken].min(axis=1) if taken else np.full(len(palette), np.inf)
+        best = int(np.lexsort((used, -np.minimum(gap, EASILY_TOLD_APART)))[0])
+        chosen.append(best)
+        used[best] += 1
+    return palette[chosen].reshape(-1, 3)
 
 
 def draw_prompts(
@@ -93,6 +182,33 @@ def cut_out(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
         return np.zeros((1, 1, 4), dtype=np.uint8)
     inside = inside[top:bottom, left:right]
     return np.dstack([picture[top:bottom, left:right] * inside[..., None], inside * np.uint8(255)])
+
+
+def _outlines(inside: np.ndarray) -> list[np.ndarray]:
+    """Outlines of a mask, looked for within its box only."""
+    left, top, right, bottom = mask_to_xyxy(inside)
+    corner = np.array([left, top], dtype=np.int32)  # cv2 draws no other integers
+    return [outline + corner for outline in contours(inside[top:bottom, left:right])]
+
+
+def _neighbors(index: np.ndarray, count: int) -> list[set[int]]:
+    """For each mask, 0 (no mask) included, the masks that it meets or that are a few pixels away."""
+    near: list[set[int]] = [set() for _ in range(count + 1)]
+    reach = _line_width(index)
+    for step in (1, 4 * reach, 10 * reach):
+        for one, other in ((index[:, step:], index[:, :-step]), (index[step:], index[:-step])):
+            meeting = (one != other) & (one > 0) & (other > 0)
+            # One number per pair, because the distinct rows of an array take far longer to find.
+            for pair in np.unique(one[meeting].astype(np.int64) * (count + 1) + other[meeting]).tolist():
+                first, second = divmod(pair, count + 1)
+                near[first].add(second)
+                near[second].add(first)
+    return near
+
+
+def _check_opacity(opacity: float) -> None:
+    if not 0.0 <= opacity <= 1.0:
+        raise ValueError(f"opacity must lie between 0 and 1, got {opacity}")
 
 
 def _draw_point(picture: np.ndarray, center: list[int], foreground: bool, radius: int) -> None:

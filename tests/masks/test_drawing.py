@@ -1,5 +1,6 @@
 """Overlays, prompts and cut-outs."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -42,6 +43,35 @@ def test_overlay_of_several_masks_uses_several_colours(image, mask):
     assert len({tuple(picture[30, 25]), tuple(picture[30, 75]), tuple(picture[2, 2])}) == 3
 
 
+def _nested(count: int) -> list[np.ndarray]:
+    """Squares in squares, the largest first."""
+    yy, xx = np.mgrid[:200, :200]
+    return [np.maximum(abs(yy - 100), abs(xx - 100)) < 98 - 6 * step for step in range(count)]
+
+
+def test_overlay_many_gives_neighbours_colours_that_are_told_apart():
+    masks = _nested(15)
+    index = drawing.index_map(masks, (200, 200))
+    assert [int((index == number).sum()) for number in range(1, 16)] == [
+        int((mask & ~inner).sum()) for mask, inner in zip(masks, [*masks[1:], np.zeros_like(masks[0])], strict=True)
+    ]
+    colors = drawing.distinct_colors(index, 15)
+    assert len(np.unique(colors, axis=0)) >= 7
+    lab = cv2.cvtColor(colors[None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
+    assert np.linalg.norm(lab[1:] - lab[:-1], axis=1).min() >= drawing.EASILY_TOLD_APART
+    grey = np.full((200, 200, 3), 100, dtype=np.uint8)
+    picture = drawing.overlay_many(grey, iter(masks), opacity=0.5)
+    # Between two outlines the tint of the upper mask alone, however many lie below it.
+    assert abs(picture[100, 100].astype(int) - (100 + colors[-1].astype(int)) / 2).max() <= 1
+    assert picture[0, 0].tolist() == [100, 100, 100] and (grey == 100).all()
+
+
+def test_overlay_many_of_nothing_and_of_empty_masks(image):
+    for masks in ([], [np.zeros((60, 80), dtype=bool)]):
+        np.testing.assert_array_equal(drawing.overlay_many(image, masks), image)
+    assert drawing.index_map([], (3, 4)).tolist() == [[0] * 4] * 3
+
+
 def test_overlay_of_an_empty_mask_is_the_image(image):
     np.testing.assert_array_equal(drawing.overlay(image, [np.zeros((60, 80), dtype=bool)]), image)
 
@@ -74,5 +104,9 @@ def test_wrong_inputs_are_named(image, mask):
         drawing.overlay(image.astype(float), [mask])
     with pytest.raises(ValueError, match=r"mask must have the image's size \(60, 80\), got \(50, 80\)"):
         drawing.overlay(image, [mask[:50]])
+    with pytest.raises(ValueError, match="mask must have the image's size"):
+        drawing.index_map([mask], (60, 79))
+    with pytest.raises(ValueError, match="opacity"):
+        drawing.overlay_many(image, [mask], opacity=-0.1)
     with pytest.raises(ValueError, match="opacity"):
         drawing.overlay(image, [mask], opacity=2)
