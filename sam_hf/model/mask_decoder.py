@@ -93,7 +93,7 @@ class SamMaskDecoder(nn.Module):
             positions.flatten(2).transpose(1, 2),
             attention_similarity,
             target_embedding,
-            _hide(visible_tokens, num_output_tokens, tokens.dtype),
+            padding_bias(visible_tokens, num_output_tokens, tokens.dtype),
         )
         image = image.transpose(1, 2).reshape(-1, channels, height, width)
         masks, iou_scores = self.read_out(tokens, image, multimask_output)
@@ -112,7 +112,7 @@ class SamMaskDecoder(nn.Module):
         return masks, iou_scores[:, chosen.start : chosen.stop]
 
 
-def _hide(visible: Tensor | None, num_output_tokens: int, dtype: torch.dtype) -> Tensor | None:
+def padding_bias(visible: Tensor | None, num_output_tokens: int, dtype: torch.dtype) -> Tensor | None:
     """(B,P,T') bool -> attention bias (B*P,1,1,T) of 0 and -inf; the output tokens in front are always visible."""
     if visible is None:
         return None

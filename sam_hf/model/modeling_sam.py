@@ -19,10 +19,12 @@ from transformers.utils import ModelOutput
 from transformers.utils.output_capturing import OutputRecorder
 
 from .configuration_sam import SamConfig, SamTinyViTConfig, SamVisionConfig, adopt
+from .fast_decoding import FastMaskDecoder
 from .image_encoder import SamVisionEncoder, SamVisionEncoderOutput
 from .mask_decoder import SamMaskDecoder
 from .pretrained_sam import SamPreTrainedModel, captures_outputs
 from .prompt_encoder import SamPositionalEmbedding, SamPromptEncoder
+from .stand_in import can_stand_in
 from .tiny_vit_encoder import SamTinyViTEncoder
 from .two_way_transformer import SamTwoWayAttentionBlock
 
@@ -168,21 +170,42 @@ class SamModel(SamPreTrainedModel):
         sparse_embeddings, dense_embeddings = self.prompt_encoder(
             input_points, input_labels, input_boxes, input_masks, text_embeds
         )
-        pred_masks, iou_scores = self.mask_decoder(
+        attentions = any(
+            kwargs.get(request, getattr(self.config, request, False))
+            for request in ("output_attentions", "output_mask_decoder_attentions")
+        )
+        pred_masks, iou_scores = self._decode(
             image_embeddings=image_embeddings,
-            image_positional_embeddings=self.get_image_wide_positional_embeddings(),
             sparse_prompt_embeddings=sparse_embeddings,
             dense_prompt_embeddings=dense_embeddings,
             multimask_output=multimask_output,
+            visible_tokens=self.prompt_encoder.visible_tokens(input_labels, input_boxes, text_embeds),
             attention_similarity=attention_similarity,
             target_embedding=target_embedding,
-            visible_tokens=self.prompt_encoder.visible_tokens(input_labels, input_boxes, text_embeds),
+            attentions=attentions,
         )
         return SamImageSegmentationOutput(
             iou_scores=iou_scores,
             pred_masks=pred_masks,
             vision_hidden_states=vision_outputs.hidden_states if vision_outputs else None,
             vision_attentions=vision_outputs.attentions if vision_outputs else None,
+        )
+
+    def _decode(
+        self, attention_similarity: Tensor | None, target_embedding: Tensor | None, attentions: bool, **inputs
+    ) -> tuple[Tensor, Tensor]:
+        """Mask logits and predicted IoU, see `SamMaskDecoder.forward`; `attentions`: somebody wants the decoder's.
+
+        Without gradients they come from the decoder's fast twin, which gives the same up to rounding: it multiplies in
+        another order and computes once per image what all of its prompts share.
+        """
+        if attention_similarity is None and target_embedding is None and not attentions and can_stand_in(self):
+            return FastMaskDecoder(self).decode(**inputs)
+        return self.mask_decoder(
+            image_positional_embeddings=self.get_image_wide_positional_embeddings(),
+            attention_similarity=attention_similarity,
+            target_embedding=target_embedding,
+            **inputs,
         )
 
     def get_input_embeddings(self) -> nn.Module:

@@ -37,17 +37,18 @@ class SamAttention(nn.Module):
     def forward(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
         """(n,Tq,C), (n,Tk,C), (n,Tk,C) -> (n,Tq,C); `bias` is added to the logits (n,heads,Tq,Tk)."""
         attended, _ = attend(
-            self._separate_heads(self.q_proj(query)),
-            self._separate_heads(self.k_proj(key)),
-            self._separate_heads(self.v_proj(value)),
+            self.separate_heads(self.q_proj(query)),
+            self.separate_heads(self.k_proj(key)),
+            self.separate_heads(self.v_proj(value)),
             bias,
             scale=self.scaling,
             implementation=self.config._attn_implementation,
         )
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 
-    def _separate_heads(self, hidden_states: Tensor) -> Tensor:
-        return hidden_states.unflatten(-1, (self.num_attention_heads, -1)).transpose(1, 2)  # (n,heads,T,d)
+    def separate_heads(self, hidden_states: Tensor) -> Tensor:
+        """(n,T,heads*d) -> (n,heads,T,d)."""
+        return hidden_states.unflatten(-1, (self.num_attention_heads, -1)).transpose(1, 2)
 
 
 class SamTwoWayAttentionBlock(nn.Module):

@@ -1,0 +1,82 @@
+"""Attention between few tokens and many image cells: `SamAttention`'s numbers from the cheaper side.
+
+tokens (n,T,C), image tokens (n,h*w,C) -> what either side takes from the other; no image token is ever projected
+
+With x the image tokens and A the attention weights, per head (x Wk) q^T = x (Wk q^T), A (x Wv) = (A x) Wv and
+(A V) Wo = A (V Wo). A softmax does not see what is constant along it, so keys need no bias; its weights sum to one, so
+a bias behind it may stand before it.
+
+Source: Segment Anything, App. A, as two_way_transformer.py; for inference (`linear` records no gradients on a CPU).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .two_way_transformer import SamAttention
+
+
+def has_few_tokens(attention: SamAttention, count: int) -> bool:
+    """Whether so few tokens make this way the one with fewer multiplications: T <= 17 at SAM's widths."""
+    inner, width = attention.q_proj.weight.shape
+    return count * (attention.num_attention_heads * width - inner) < width * inner
+
+
+def tokens_from_image(attention: SamAttention, query: Tensor, placed: Tensor, image: Tensor) -> Tensor:
+    """`attention(query, placed, image)` for tokens (n,T,C) and image tokens (n,h*w,C) with and without positions."""
+    heads = attention.num_attention_heads
+    query = attention.separate_heads(attention.q_proj(query) * attention.scaling)  # (n,heads,T,d)
+    query = _per_head(query, attention.k_proj.weight.unflatten(0, (heads, -1)))  # (n,heads,T,C)
+    weights = product(query.flatten(1, 2), placed.transpose(1, 2)).softmax(dim=-1)  # (n,heads*T,h*w)
+    seen = product(weights, image).unflatten(1, (heads, -1))  # (n,heads,T,C)
+    value = _per_head(seen, attention.v_proj.weight.unflatten(0, (heads, -1)).transpose(1, 2))  # (n,heads,T,d)
+    return attention.out_proj(value.transpose(1, 2).flatten(2) + attention.v_proj.bias)
+
+
+def image_from_tokens(
+    attention: SamAttention, placed: Tensor, queries: Tensor, positions: Tensor, bias: Tensor | None
+) -> Tensor:
+    """`attention(placed, queries + positions, queries, bias)` for image tokens (n,h*w,C) and tokens (n,T,C)."""
+    heads = attention.num_attention_heads
+    key, value = keys_and_values(attention, queries, positions)
+    from_key = _per_head(key, attention.q_proj.weight.unflatten(0, (heads, -1)))  # (n,heads,T,C)
+    logits = product(from_key.flatten(1, 2), placed.transpose(1, 2)).unflatten(1, (heads, -1))
+    constant = key @ attention.q_proj.bias.view(heads, -1, 1)  # (n,heads,T,1)
+    logits += constant if bias is None else constant + bias.transpose(-1, -2)
+    return mix_tokens(attention, logits, value)
+
+
+def keys_and_values(attention: SamAttention, queries: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Scaled keys and values of tokens (n,T,C) for the image to look at, (n,heads,T,d)."""
+    key = attention.k_proj(queries + positions) * attention.scaling
+    return attention.separate_heads(key), attention.separate_heads(attention.v_proj(queries))
+
+
+def mix_tokens(attention: SamAttention, logits: Tensor, value: Tensor) -> Tensor:
+    """Logits (n,heads,T,h*w) and values (n,heads,T,d) -> what each cell takes from the tokens, (n,h*w,C)."""
+    heads = attention.num_attention_heads
+    out = attention.out_proj.weight.unflatten(1, (heads, -1)).permute(1, 2, 0)  # (heads,d,C)
+    value = _per_head(value, out) + attention.out_proj.bias / heads  # (n,heads,T,C)
+    return product(logits.softmax(dim=2).flatten(1, 2).transpose(1, 2), value.flatten(1, 2))
+
+
+def _per_head(features: Tensor, weights: Tensor) -> Tensor:
+    """(n,heads,T,i) times (heads,i,o) -> (n,heads,T,o), contiguous."""
+    count, _, tokens, _ = features.shape
+    together = features.transpose(0, 1).flatten(1, 2) @ weights  # (heads,n*T,o)
+    return together.unflatten(1, (count, tokens)).transpose(0, 1).contiguous()
+
+
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """(n,r,k) times (n,k,c)."""
+    if left.shape[0] == 1:
+        return linear(left[0], right[0].t()).unsqueeze(0)
+    return left @ right
+
+
+def linear(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.linear` of (r,k) by (c,k); in float32 on a CPU by oneDNN, since torch's choice, MKL, halves an AMD's rate."""
+    known = features.device.type == "cpu" and features.dtype == torch.float32
+    if known and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled:
+        return torch.ops.mkldnn._linear_pointwise(features, weight, bias, "none", [], "")
+    return F.linear(features, weight, bias)
