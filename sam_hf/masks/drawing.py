@@ -1,7 +1,8 @@
 """Pictures of masks: tinted overlays, the prompts that led to them, and cut-outs with transparency.
 
 Images are RGB uint8 arrays (H,W,3), masks booleans (H,W), coordinates pixels of that image. Colours are Okabe and
-Ito's, which stay apart for colour-blind eyes; every line is drawn twice, light on dark, so that it shows on any photo.
+Ito's, which stay apart for colour-blind eyes; lines are drawn twice, light on dark, so that they show on any photo. In
+pictures full of masks there are more colours, and lines are drawn once.
 """
 
 from collections.abc import Iterable, Sequence
@@ -83,7 +84,7 @@ def overlay_many(image: np.ndarray, masks: Iterable[np.ndarray], opacity: float 
     np.copyto(picture, tinted, where=index[..., None] > 0)
     thickness = _line_width(picture)
     for color, lines in zip(colors.tolist(), outlines, strict=True):
-        cv2.drawContours(picture, lines, -1, BLACK, thickness + 1, cv2.LINE_AA)
+        # One light line and no dark one beside it: where masks lie close to each other, that would hide the picture.
         cv2.drawContours(picture, lines, -1, [(255 + channel) // 2 for channel in color], thickness, cv2.LINE_AA)
     return picture
 
@@ -192,11 +193,13 @@ def _outlines(inside: np.ndarray) -> list[np.ndarray]:
 
 
 def _neighbors(index: np.ndarray, count: int) -> list[set[int]]:
-    """For each mask, 0 (no mask) included, the masks that it meets or that are a few pixels away."""
+    """For each mask, 0 (no mask) included, the masks that it meets or that are not far away."""
     near: list[set[int]] = [set() for _ in range(count + 1)]
-    reach = _line_width(index)
-    for step in (1, 4 * reach, 10 * reach):
-        for one, other in ((index[:, step:], index[:, :-step]), (index[step:], index[:-step])):
+    for share in (0, 1 / 120, 1 / 40, 1 / 15):  # of the longest side
+        step = max(1, round(max(index.shape) * share))
+        coarse = max(1, step // 4)
+        part, step = index[::coarse, ::coarse], step // coarse
+        for one, other in ((part[:, step:], part[:, :-step]), (part[step:], part[:-step])):
             meeting = (one != other) & (one > 0) & (other > 0)
             # One number per pair, because the distinct rows of an array take far longer to find.
             for pair in np.unique(one[meeting].astype(np.int64) * (count + 1) + other[meeting]).tolist():

@@ -325,7 +325,7 @@ def suppress_duplicates(rles: Sequence[dict[str, Any]], scores: Tensor, boxes: T
     Raises:
         ValueError: If the counts differ or the threshold is not in [0,1].
     """
-    from torchvision.ops import nms
+    from torchvision.ops import batched_nms
 
     if not len(rles) == len(scores) == len(boxes):
         raise ValueError(
@@ -333,5 +333,7 @@ def suppress_duplicates(rles: Sequence[dict[str, Any]], scores: Tensor, boxes: T
         )
     if not 0.0 <= threshold <= 1.0:
         raise ValueError(f"crops_nms_thresh: expected a number in [0,1], got {threshold}")
-    # float32: torchvision wants boxes and scores of one dtype, and bfloat16 cannot tell near pixels apart
-    return nms(boxes.float(), scores.float(), threshold)
+    # float32: torchvision wants boxes and scores of one dtype, and bfloat16 cannot tell near pixels apart. The batched
+    # form as in transformers: among many boxes the plain one puts equal scores in another order.
+    one_class = torch.zeros(len(boxes), device=boxes.device)
+    return batched_nms(boxes.float(), scores.float(), one_class, threshold)
