@@ -16,8 +16,9 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
-from .attention import attend
+from .attention import attend, attend_on_map
 from .configuration_sam import SamVisionConfig
+from .cpu_inference import is_cpu_inference, linear
 from .layers import DropPath, SamLayerNorm, SamMLPBlock, drop_path_rates
 from .pretrained_sam import SamPreTrainedModel, captures_outputs
 
@@ -71,6 +72,7 @@ class SamVisionAttention(nn.Module):
     def __init__(self, config: SamVisionConfig, window_size: int):
         super().__init__()
         self.config = config
+        self.window_size = window_size
         side = window_size or config.image_size // config.patch_size
         head_dim = config.hidden_size // config.num_attention_heads
         self.num_attention_heads = config.num_attention_heads
@@ -83,33 +85,52 @@ class SamVisionAttention(nn.Module):
             self.rel_pos_w = nn.Parameter(torch.zeros(2 * side - 1, head_dim))
 
     def forward(self, hidden_states: Tensor, output_attentions: bool = False) -> tuple[Tensor, Tensor | None]:
-        """(B,h,w,hidden) -> the same shape, and the weights (B * heads, h*w, h*w) if asked for."""
-        batch, height, width, _ = hidden_states.shape
-        qkv = self.qkv(hidden_states).reshape(batch, height * width, 3, self.num_attention_heads, -1)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, h*w, head_dim)
-        bias = self.relative_position_bias(query, height, width) if self.use_rel_pos else None
-        attended, weights = attend(
-            query,
-            key,
-            value,
-            bias,
-            scale=self.scale,
-            implementation=self.config._attn_implementation,
-            dropout=self.config.attention_dropout if self.training else 0.0,
-            need_weights=output_attentions,
-        )
-        attended = attended.transpose(1, 2).reshape(batch, height, width, -1)  # heads back into channels
-        return self.proj(attended), weights
+        """(B,h,w,hidden) -> the same shape, and the weights (B * windows * heads, tokens, tokens) if asked for."""
+        height, width = hidden_states.shape[1:3]
+        fill = None
+        if self.window_size and (height % self.window_size or width % self.window_size):
+            # The published network fills the windows up with zeros, which take part in the attention. All that is left
+            # of a zero behind qkv is the bias, so nothing but real tokens need go through it.
+            fill = self.qkv(hidden_states.new_zeros(1, hidden_states.shape[-1]))[0]
+        spelt_out = output_attentions or self.config._attn_implementation == "eager"
+        if is_cpu_inference(hidden_states) and not spelt_out:
+            # Image by image, and no window reaches beyond its band of rows: what is worked on stays in cache.
+            attended, weights = torch.empty_like(hidden_states), None
+            band = self.window_size or height
+            for image, result in zip(hidden_states.split(1), attended.split(1), strict=True):
+                for first in range(0, height, band):
+                    result[:, first : first + band], _ = self.mix(image[:, first : first + band], fill)
+        else:
+            attended, weights = self.mix(hidden_states, fill, output_attentions)
+        return linear(self.proj, attended), weights
 
-    def relative_position_bias(self, query: Tensor, height: int, width: int) -> Tensor:
-        """q . R_h[dy] + q . R_w[dx] for every pair of tokens: (B, heads, h*w, h*w)."""
-        rows = relative_positions(self.rel_pos_h, height)  # (h, h, head_dim)
-        columns = relative_positions(self.rel_pos_w, width)  # (w, w, head_dim)
-        query = query.unflatten(2, (height, width))  # (B, heads, h, w, head_dim)
-        by_row = torch.einsum("bnhwc,hkc->bnhwk", query, rows)
-        by_column = torch.einsum("bnhwc,wkc->bnhwk", query, columns)
-        bias = by_row[..., :, None] + by_column[..., None, :]  # (B, heads, h, w, h, w)
-        return bias.flatten(4).flatten(2, 3)
+    def mix(
+        self, hidden_states: Tensor, fill: Tensor | None, output_attentions: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """What `forward` does, but for the last projection; `fill` (3 * hidden,) stands in for missing tokens."""
+        height, width = hidden_states.shape[1:3]
+        qkv = linear(self.qkv, hidden_states)
+        if self.window_size:
+            qkv = window_partition(qkv, self.window_size, fill)
+        batch, rows, columns, _ = qkv.shape  # batch: B * windows
+        qkv = qkv.reshape(batch, rows * columns, 3, self.num_attention_heads, -1)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (batch, heads, tokens, head_dim)
+        options = {
+            "scale": self.scale,
+            "implementation": self.config._attn_implementation,
+            "dropout": self.config.attention_dropout if self.training else 0.0,
+            "need_weights": output_attentions,
+        }
+        if self.use_rel_pos:
+            row_vectors = relative_positions(self.rel_pos_h, rows)
+            column_vectors = relative_positions(self.rel_pos_w, columns)
+            attended, weights = attend_on_map(query, key, value, row_vectors, column_vectors, **options)
+        else:
+            attended, weights = attend(query, key, value, None, **options)
+        attended = attended.transpose(1, 2).reshape(batch, rows, columns, -1)  # heads back into channels
+        if self.window_size:
+            attended = window_unpartition(attended, self.window_size, height, width)
+        return attended, weights
 
 
 def relative_positions(table: Tensor, size: int) -> Tensor:
@@ -123,7 +144,6 @@ class SamVisionLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: SamVisionConfig, window_size: int, drop_path_rate: float = 0.0):
         super().__init__()
-        self.window_size = window_size
         self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.attn = SamVisionAttention(config, window_size)
         self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -131,23 +151,21 @@ class SamVisionLayer(GradientCheckpointingLayer):
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, hidden_states: Tensor, output_attentions: bool = False) -> Tensor:
-        attended = self.layer_norm1(hidden_states)
-        if self.window_size > 0:
-            height, width = attended.shape[1:3]
-            attended = window_partition(attended, self.window_size)
-            attended, _ = self.attn(attended, output_attentions)
-            attended = window_unpartition(attended, self.window_size, height, width)
-        else:
-            attended, _ = self.attn(attended, output_attentions)
+        attended, _ = self.attn(self.layer_norm1(hidden_states), output_attentions)
         hidden_states = hidden_states + self.drop_path(attended)
         return hidden_states + self.drop_path(self.mlp(self.layer_norm2(hidden_states)))
 
 
-def window_partition(hidden_states: Tensor, size: int) -> Tensor:
-    """(B,h,w,C) -> (B * windows, size, size, C); the bottom and right windows are filled up with zeros."""
+def window_partition(hidden_states: Tensor, size: int, fill: Tensor | None = None) -> Tensor:
+    """(B,h,w,C) -> (B * windows, size, size, C), the bottom and right windows filled up with `fill` (C,) or zeros."""
     batch, height, width, channels = hidden_states.shape
-    hidden_states = F.pad(hidden_states, (0, 0, 0, -width % size, 0, -height % size))
-    rows, columns = hidden_states.shape[1] // size, hidden_states.shape[2] // size
+    below, right = -height % size, -width % size
+    if fill is None:
+        hidden_states = F.pad(hidden_states, (0, 0, 0, right, 0, below))
+    else:
+        hidden_states = torch.cat([hidden_states, fill.expand(batch, height, right, channels)], dim=2)
+        hidden_states = torch.cat([hidden_states, fill.expand(batch, below, width + right, channels)], dim=1)
+    rows, columns = (height + below) // size, (width + right) // size
     windows = hidden_states.reshape(batch, rows, size, columns, size, channels).transpose(2, 3)
     return windows.reshape(-1, size, size, channels)
 

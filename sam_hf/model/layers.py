@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
+from .cpu_inference import feed_forward
+
 
 class SamLayerNorm(nn.LayerNorm):
     """Layer norm over the channels of (B,C,H,W) maps (`channels_first`) or (B,H,W,C) ones (`channels_last`)."""
@@ -30,7 +32,7 @@ class SamMLPBlock(nn.Module):
         self.act = ACT2FN[config.hidden_act]
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        return self.lin2(self.act(self.lin1(hidden_states)))
+        return feed_forward(self.lin1, self.act, self.lin2, hidden_states)
 
 
 class SamFeedForward(nn.Module):

@@ -16,6 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import attend
 from .configuration_sam import SamTinyViTConfig
+from .cpu_inference import convolve, feed_forward, is_cpu_inference, linear
 from .image_encoder import (
     SamVisionEncoderOutput,
     SamVisionNeck,
@@ -28,7 +29,7 @@ from .pretrained_sam import SamPreTrainedModel, captures_outputs
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, then batch norm."""
+    """Convolution without bias, then batch norm, then an activation if one is given."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1, groups: int = 1):
         super().__init__()
@@ -37,8 +38,8 @@ class ConvNorm(nn.Module):
         )
         self.bn = nn.BatchNorm2d(out_channels)
 
-    def forward(self, features: Tensor) -> Tensor:
-        return self.bn(self.conv(features))
+    def forward(self, features: Tensor, activation: nn.Module | None = None) -> Tensor:
+        return convolve(self.conv, self.bn, features, activation)
 
 
 class SamTinyViTStem(nn.Module):
@@ -52,7 +53,7 @@ class SamTinyViTStem(nn.Module):
         self.conv2 = ConvNorm(width // 2, width, 3, stride=2)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        return self.conv2(self.act(self.conv1(pixel_values)))
+        return self.conv2(self.conv1(pixel_values, self.act))
 
 
 class SamTinyViTConvLayer(GradientCheckpointingLayer):
@@ -69,8 +70,8 @@ class SamTinyViTConvLayer(GradientCheckpointingLayer):
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, features: Tensor, output_attentions: bool = False) -> Tensor:
-        branch = self.act(self.conv2(self.act(self.conv1(features))))
-        return self.act(features + self.drop_path(self.conv3(branch)))
+        branch = self.conv3(self.conv2(self.conv1(features, self.act), self.act))
+        return self.act(features + self.drop_path(branch))
 
 
 class SamTinyViTDownsample(nn.Module):
@@ -84,7 +85,7 @@ class SamTinyViTDownsample(nn.Module):
         self.act = ACT2FN[hidden_act]
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.conv3(self.act(self.conv2(self.act(self.conv1(features)))))
+        return self.conv3(self.conv2(self.conv1(features, self.act), self.act))
 
 
 class SamTinyViTAttention(nn.Module):
@@ -102,11 +103,17 @@ class SamTinyViTAttention(nn.Module):
         self.proj = nn.Linear(width, width)
         self.attention_biases = nn.Parameter(torch.zeros(self.num_heads, self.window_size**2))
 
-    def forward(self, windows: Tensor, output_attentions: bool = False) -> tuple[Tensor, Tensor | None]:
-        """(B * windows, tokens, C) -> the same shape, and the weights (B * windows * heads, tokens, tokens)."""
-        batch, tokens, _ = windows.shape
-        # (B, tokens, heads * (q | k | v)) -> each (B, heads, tokens, head_dim); heads outermost, as published
-        qkv = self.qkv(self.norm(windows)).reshape(batch, tokens, self.num_heads, 3, -1)
+    def forward(self, features: Tensor, output_attentions: bool = False) -> tuple[Tensor, Tensor | None]:
+        """(B,h,w,C) -> the same shape, and the weights (B * windows * heads, tokens, tokens) if asked for."""
+        height, width, channels = features.shape[1:]
+        fill = None
+        if height % self.window_size or width % self.window_size:
+            # Windows are filled up with zeros in front of the norm: one token tells what becomes of them.
+            fill = self.qkv(self.norm(features.new_zeros(1, channels)))[0]
+        qkv = window_partition(linear(self.qkv, self.norm(features)), self.window_size, fill)
+        # (batch, tokens, heads * (q | k | v)) -> each (batch, heads, tokens, head_dim); heads outermost, as published
+        batch, tokens = qkv.shape[0], self.window_size**2  # batch: B * windows
+        qkv = qkv.reshape(batch, tokens, self.num_heads, 3, -1)
         query, key, value = qkv.permute(3, 0, 2, 1, 4).unbind(0)
         attended, weights = attend(
             query,
@@ -117,7 +124,8 @@ class SamTinyViTAttention(nn.Module):
             implementation=self.config._attn_implementation,
             need_weights=output_attentions,
         )
-        return self.proj(attended.transpose(1, 2).reshape(batch, tokens, -1)), weights
+        windows = attended.transpose(1, 2).reshape(batch, self.window_size, self.window_size, channels)
+        return linear(self.proj, window_unpartition(windows, self.window_size, height, width)), weights
 
     def offset_bias(self) -> Tensor:
         """(1, heads, tokens, tokens)."""
@@ -139,7 +147,7 @@ class SamTinyViTMLP(nn.Module):
         self.act = ACT2FN[hidden_act]
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(self.norm(features))))
+        return feed_forward(self.fc1, self.act, self.fc2, self.norm(features))
 
 
 class SamTinyViTLayer(GradientCheckpointingLayer):
@@ -148,17 +156,13 @@ class SamTinyViTLayer(GradientCheckpointingLayer):
     def __init__(self, config: SamTinyViTConfig, stage: int, drop_path_rate: float):
         super().__init__()
         width = config.embed_dims[stage]
-        self.window_size = config.window_sizes[stage]
         self.attn = SamTinyViTAttention(config, stage)
         self.local_conv = ConvNorm(width, width, config.local_conv_size, groups=width)
         self.mlp = SamTinyViTMLP(width, int(width * config.mlp_ratio), config.hidden_act)
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, features: Tensor, output_attentions: bool = False) -> Tensor:
-        height, width = features.shape[1:3]
-        windows = window_partition(features, self.window_size).flatten(1, 2)
-        attended, _ = self.attn(windows, output_attentions)
-        attended = window_unpartition(attended, self.window_size, height, width)
+        attended, _ = self.attn(features, output_attentions)
         features = features + self.drop_path(attended)
         features = self.local_conv(features.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return features + self.drop_path(self.mlp(features))
@@ -217,7 +221,10 @@ class SamTinyViTEncoder(SamPreTrainedModel):
             raise ValueError("`pixel_values` is missing: an image encoder needs images (B,3,S,S)")
         check_pixel_values(pixel_values, self.config.num_channels, self.config.image_size)
         output_attentions = kwargs.get("output_attentions", self.config.output_attentions)
-        features = self.patch_embed(pixel_values.to(self.patch_embed.conv1.conv.weight.dtype))
+        pixel_values = pixel_values.to(self.patch_embed.conv1.conv.weight.dtype)
+        if is_cpu_inference(pixel_values):  # where convolutions are faster so, and no later permutation is a copy
+            pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
+        features = self.patch_embed(pixel_values)
         for stage in self.stages:
             features = stage(features, output_attentions)
         return SamVisionEncoderOutput(last_hidden_state=self.neck(features.permute(0, 2, 3, 1)))
