@@ -75,9 +75,9 @@ def overlay_many(image: np.ndarray, masks: Iterable[np.ndarray], opacity: float 
     index = np.zeros(picture.shape[:2], dtype=np.int32)
     outlines = []
     for number, mask in enumerate(masks, start=1):
-        inside = _fitting(mask, picture)
-        index[inside] = number
-        outlines.append(_outlines(inside))
+        part = _place(index, mask, number)
+        corner = np.array([part[1].start, part[0].start], dtype=np.int32)  # cv2 draws no other integers
+        outlines.append([outline + corner for outline in contours(np.asarray(mask)[part])])
     colors = distinct_colors(index, len(outlines))
     tint = np.vstack([np.zeros((1, 3), np.uint8), colors])[index]
     tinted = cv2.addWeighted(picture, 1.0 - opacity, tint, opacity, 0.0)
@@ -104,7 +104,7 @@ def index_map(masks: Iterable[np.ndarray], size: tuple[int, int]) -> np.ndarray:
     """
     index = np.zeros(size, dtype=np.int32)
     for number, mask in enumerate(masks, start=1):
-        index[_fitting(mask, index)] = number
+        _place(index, mask, number)
     return index
 
 
@@ -185,11 +185,14 @@ def cut_out(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.dstack([picture[top:bottom, left:right] * inside[..., None], inside * np.uint8(255)])
 
 
-def _outlines(inside: np.ndarray) -> list[np.ndarray]:
-    """Outlines of a mask, looked for within its box only."""
-    left, top, right, bottom = mask_to_xyxy(inside)
-    corner = np.array([left, top], dtype=np.int32)  # cv2 draws no other integers
-    return [outline + corner for outline in contours(inside[top:bottom, left:right])]
+def _place(index: np.ndarray, mask: np.ndarray, number: int) -> tuple[slice, slice]:
+    """Writes a number where a mask is, and tells in which rows and columns that was; the rest is not touched."""
+    inside = _fitting(mask, index)
+    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+    ends = [(int(places[0]), int(places[-1]) + 1) if len(places) else (0, 0) for places in (rows, columns)]
+    part = slice(*ends[0]), slice(*ends[1])
+    index[part][inside[part]] = number
+    return part
 
 
 def _neighbors(index: np.ndarray, count: int) -> list[set[int]]:
@@ -242,7 +245,9 @@ def _rgb(image: np.ndarray) -> np.ndarray:
 
 
 def _fitting(mask: np.ndarray, picture: np.ndarray) -> np.ndarray:
-    mask = np.asarray(mask) != 0
+    mask = np.asarray(mask)
+    if mask.dtype != bool:
+        mask = mask != 0
     if mask.shape != picture.shape[:2]:
         raise ValueError(f"mask must have the image's size {picture.shape[:2]}, got {mask.shape}")
     return mask
