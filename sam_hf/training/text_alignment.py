@@ -3,8 +3,8 @@
 The decoder has to find a phrase's object through attention, and a small model that starts from nothing stays long
 where phrases mean nothing to it. Here a linear map takes each cell into CLIP's joint space, and its cosine with the
 phrase says whether the cell lies on the object. The mean over the object's cells must also match its own phrase better
-than the other phrases of the batch do, and better than *rivals*: phrases that are true of nothing in its image. So the image encoder learns what phrases talk about, and the decoder finds it
-there. The map is thrown away after training.
+than the other phrases of the batch do, and better than *rivals*: phrases that are true of nothing in its image. So the
+image encoder learns what phrases talk about, and the decoder finds it there. The map is thrown away after training.
 
 Source: not in the Segment Anything paper; the dense matching is CLIPSeg's idea as a loss, the other CLIP's on regions.
 """

@@ -149,6 +149,15 @@ def test_most_objects_have_phrases(font):
     assert np.mean([c > 0 for c in counts]) > 0.9
 
 
+def test_more_absent_phrases_on_request_change_nothing_else():
+    few, many = (SceneGenerator(size=64, seed=3, font=False, absent=count)(1) for count in (None, 20))
+    assert np.array_equal(few.image, many.image)
+    assert many.absent_phrases[: len(few.absent_phrases)] == few.absent_phrases
+    assert len(set(many.absent_phrases)) == 20
+    with pytest.raises(ValueError, match="absent"):
+        SceneGenerator(absent=-1)
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize("font", FONTS)
 def test_absent_phrases_fit_nothing(font, split):

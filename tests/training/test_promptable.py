@@ -325,3 +325,19 @@ def test_bfloat16_autocast_keeps_the_loss_in_float32(model):
 def test_options_are_checked_by_name(changes, message):
     with pytest.raises(ValueError, match=message):
         replace(presets.SAM1_PAPER, **changes)
+
+
+def test_rivals_are_told_apart_and_their_gaps_count_for_nothing(model):
+    torch.manual_seed(0)
+    alignment = SamForPromptableTraining(model, replace(presets.SAM1_PAPER, text_alignment=1.0)).text_alignment
+    embeddings, masks = torch.randn(1, 16, 4, 4), torch.zeros(1, 2, 16, 16, dtype=torch.bool)
+    masks[:, 0, :8], masks[:, 1, 8:] = True, True
+    text, rivals = (torch.nn.functional.normalize(torch.randn(1, n, 8), dim=-1) for n in (2, 3))
+    told = torch.ones(1, 2, dtype=torch.bool)
+    without = alignment(embeddings, text, masks, told)
+    assert (alignment(embeddings, text, masks, told, rivals) > without).all()
+    gaps = torch.full_like(rivals, torch.nan)
+    torch.testing.assert_close(alignment(embeddings, text, masks, told, gaps), without)
+    rivals.requires_grad_()
+    alignment(embeddings, text, masks, told, torch.cat([rivals, gaps], dim=1)).sum().backward()
+    assert torch.isfinite(rivals.grad).all() and (rivals.grad.abs().sum(-1) > 0).all()

@@ -55,6 +55,17 @@ def test_slots_hold_objects_then_absent_phrases():
     assert sample["has_text"][3:].all()
 
 
+def test_rivals_are_the_absent_phrases_that_no_slot_has():
+    sample = SceneDataset(scene, prompts=4, absent=1, rivals=3, tokenizer=tokenizer)[0]
+    assert sample["rival_ids"].shape == (3, 4)
+    assert sample["rival_mask"].any(-1).tolist() == [True, False, False]
+    phrases = [tokenizer([phrase])["input_ids"][0].tolist() for phrase in ("dog", "red car")]
+    assert {tuple(sample["input_ids"][3].tolist()), tuple(sample["rival_ids"][0].tolist())} == set(map(tuple, phrases))
+    assert "rival_ids" not in SceneDataset(scene, prompts=4, rivals=3)[0]
+    with pytest.raises(ValueError, match="rivals"):
+        SceneDataset(scene, rivals=-1)
+
+
 def test_wholes_and_parts_are_mixed_specks_left_out_and_repeats_come_last():
     dataset = SceneDataset(scene, prompts=3, part_share=0.35, min_area=0.005)
     areas = torch.cat([dataset[i]["masks"].flatten(1).sum(1) for i in range(100)])

@@ -71,8 +71,8 @@ FINAL = replace(
     mask_prompt_drop=0.1,
     text_alignment=0.4,
 )
-"""At the end the paper's losses: class-balanced cross-entropy, which leaves "predict nothing" behind, weighs the little
-foreground as much as all background and so draws masks too large (measured: half as large again for small objects)."""
+"""At the end the paper's losses: class-balanced cross-entropy, which leaves "predict nothing" behind, weighs a little
+foreground as much as all the background and so draws masks too large (small objects half as large again)."""
 
 # Written for `torchrun --nproc_per_node=2` on two CPU cores: `batch` is per process.
 STAGES: tuple[Stage | ClipStage, ...] = (
