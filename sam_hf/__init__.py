@@ -6,6 +6,8 @@ changes nothing about stock "sam" checkpoints.
 
 from sam_hf.hub.registration import register
 from sam_hf.inference.embedding_store import EmbeddingStore, ImageEmbedding
+from sam_hf.inference.mask_generation import SamAutomaticMaskGenerator
+from sam_hf.inference.pipeline import SamMaskGenerationPipeline, pipeline
 from sam_hf.inference.predictor import SamPredictor
 from sam_hf.model.checkpoint_names import EMBEDDED_FOLDER as EMBEDDED
 from sam_hf.model.configuration_sam import (
@@ -26,10 +28,12 @@ __all__ = [
     "EMBEDDED",
     "EmbeddingStore",
     "ImageEmbedding",
+    "SamAutomaticMaskGenerator",
     "SamConfig",
     "SamImageProcessor",
     "SamImageProcessorPil",
     "SamMaskDecoderConfig",
+    "SamMaskGenerationPipeline",
     "SamModel",
     "SamPreTrainedModel",
     "SamPredictor",
@@ -40,6 +44,7 @@ __all__ = [
     "SamVisionConfig",
     "SamVisionModel",
     "__version__",
+    "pipeline",
     "register",
 ]
 

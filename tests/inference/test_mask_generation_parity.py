@@ -1,0 +1,216 @@
+"""Everything mode gives what segment-anything 1.0 gives: same weights, same pictures, same masks in the same order.
+
+Meta's generator runs on Meta's prompt encoder and decoder with our weights, and on our image encoder, whose own parity
+is tested with the model.
+"""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from segment_anything import SamAutomaticMaskGenerator as MetaGenerator
+from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+
+from sam_hf import SamAutomaticMaskGenerator, SamModel, SamProcessor
+from sam_hf.data.synthetic import SceneGenerator
+from sam_hf.masks import rle
+
+RENAMES = [
+    (r"shared_embedding\.positional_embedding", "pe_layer.positional_encoding_gaussian_matrix"),
+    (r"\.point_embed\.", ".point_embeddings."),
+    (r"mask_embed\.conv(\d)\.", lambda found: f"mask_downscaling.{3 * int(found[1]) - 3}."),
+    (r"mask_embed\.layer_norm(\d)\.", lambda found: f"mask_downscaling.{3 * int(found[1]) - 2}."),
+    (r"upscale_conv(\d)\.", lambda found: f"output_upscaling.{3 * int(found[1]) - 3}."),
+    (r"upscale_layer_norm\.", "output_upscaling.1."),
+    (r"((?:mlps\.\d|iou_prediction_head)\.)layers\.0\.", r"\1layers.1."),
+    (r"((?:mlps\.\d|iou_prediction_head)\.)proj_in\.", r"\1layers.0."),
+    (r"((?:mlps\.\d|iou_prediction_head)\.)proj_out\.", r"\1layers.2."),
+    (r"layer_norm_final_attn\.", "norm_final_attn."),
+    (r"layer_norm(\d)\.", r"norm\1."),
+]
+
+
+class _OurEncoder(torch.nn.Module):
+    """Our image encoder as Meta's `Sam` wants it."""
+
+    def __init__(self, model: SamModel):
+        super().__init__()
+        self.img_size = model.config.vision_config.image_size
+        self.encoder = model.vision_encoder
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.encoder(pixels)[0]
+
+
+def meta_of(model: SamModel) -> Sam:
+    """Meta's model with the sizes and weights of ours."""
+    prompt, decoder = model.config.prompt_encoder_config, model.config.mask_decoder_config
+    width, cells, side = decoder.hidden_size, prompt.image_embedding_size, prompt.image_size
+    transformer = TwoWayTransformer(
+        depth=2, embedding_dim=width, mlp_dim=decoder.mlp_dim, num_heads=decoder.num_attention_heads
+    )
+    for norm in transformer.layers.modules():
+        if isinstance(norm, torch.nn.LayerNorm):
+            norm.eps = decoder.layer_norm_eps
+    masks = MaskDecoder(
+        transformer_dim=width,
+        transformer=transformer,
+        num_multimask_outputs=3,
+        iou_head_depth=3,
+        iou_head_hidden_dim=decoder.iou_head_hidden_dim,
+    )
+    prompts = PromptEncoder(
+        embed_dim=width, image_embedding_size=(cells, cells), input_image_size=(side, side), mask_in_chans=16
+    )
+    meta = Sam(_OurEncoder(model), prompts, masks).eval()
+    weights = {
+        key: value for key, value in model.state_dict().items() if key.startswith(("prompt_encoder.", "mask_decoder."))
+    }
+    weights = {key: value for key, value in weights.items() if not key.startswith("prompt_encoder.text_")}
+    for pattern, replacement in RENAMES:
+        weights = {re.sub(pattern, replacement, key): value for key, value in weights.items()}
+    missing, unexpected = meta.load_state_dict(weights, strict=False)
+    assert not unexpected and all(key.startswith("image_encoder.") for key in missing)
+    return meta
+
+
+def assert_same(found: list[dict], expected: list[dict], least: int, ties: int = 0) -> None:
+    """The same masks in the same order, with the same scores, boxes and points.
+
+    Where small regions are dropped, a pixel that is a tie up to rounding may join one to its neighbour: so many masks
+    may differ.
+    """
+    assert len(found) == len(expected) >= least
+    differing = 0
+    for ours, theirs in zip(found, expected, strict=True):
+        assert set(ours) == set(theirs)
+        mask, other = (_pixels(record["segmentation"]) for record in (ours, theirs))
+        assert ours["area"] == mask.sum()
+        assert ours["predicted_iou"] == pytest.approx(theirs["predicted_iou"], abs=1e-4)
+        # Scores to 1e-4 and IoU 0.999; in masks of few pixels a single tie is more than that.
+        assert abs(ours["stability_score"] - theirs["stability_score"]) <= max(1e-4, 2 / max(theirs["area"], 1))
+        assert ours["crop_box"] == theirs["crop_box"]
+        np.testing.assert_allclose(ours["point_coords"], theirs["point_coords"], rtol=0, atol=1e-9)
+        same = (mask ^ other).sum() <= max(1, 0.001 * (mask | other).sum())
+        differing += not (same and np.allclose(ours["bbox"], theirs["bbox"], rtol=0, atol=1))
+    assert differing <= ties
+
+
+def _pixels(segmentation) -> np.ndarray:
+    return segmentation if isinstance(segmentation, np.ndarray) else rle.decode(segmentation)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """The embedded checkpoint, with the resizing filter that Meta uses, and Meta's twin."""
+    model = SamModel.from_pretrained("tiny").eval()
+    return model, SamProcessor.from_pretrained("tiny", backend="pil"), meta_of(model)
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    """Pictures of the kind that the embedded checkpoint knows: as large as its input, smaller, and not square."""
+    square = SceneGenerator(size=256, split="test", seed=0, font=False)
+    large = SceneGenerator(size=320, split="test", seed=1, font=False)
+    return {"square": square(0).image, "wide": large(0).image[:210], "tall": square(2).image[:, 30:130]}
+
+
+def both(models, image, **options):
+    model, processor, meta = models
+    ours = SamAutomaticMaskGenerator(model, processor, **options).generate(image)
+    return ours, MetaGenerator(meta, **options).generate(image)
+
+
+# The embedded checkpoint is small and less sure of itself than Meta's, whose thresholds are the defaults.
+FAIR = {"points_per_side": 8, "pred_iou_thresh": 0.6, "stability_score_thresh": 0.7}
+LOOSE = {"points_per_side": 5, "pred_iou_thresh": 0.3, "stability_score_thresh": 0.4}
+CASES = {
+    "default thresholds": ("wide", {"points_per_side": 8}, 1),
+    "plain": ("square", FAIR, 8),
+    "not square, larger than the input": ("wide", FAIR | {"points_per_batch": 10}, 4),
+    "not square, smaller than the input": ("tall", LOOSE | {"stability_score_offset": 0.5}, 6),
+    "duplicates": ("wide", LOOSE | {"box_nms_thresh": 0.4}, 6),
+    "no filter": ("square", {"points_per_side": 3, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0}, 9),
+    "crops": ("wide", LOOSE | {"points_per_side": 4, "crop_n_layers": 1}, 8),
+    "two layers of crops, sparser grids": (
+        "square",
+        LOOSE
+        | {"points_per_side": 4, "crop_n_layers": 2, "crop_n_points_downscale_factor": 2}
+        | {"crop_overlap_ratio": 0.4, "crop_nms_thresh": 0.5},
+        8,
+    ),
+    "small regions": ("square", LOOSE | {"min_mask_region_area": 60}, 8),
+    "small regions and crops": (
+        "square",
+        LOOSE | {"crop_n_layers": 1, "min_mask_region_area": 40, "output_mode": "coco_rle"},
+        8,
+    ),
+    "own grids": (
+        "tall",
+        LOOSE | {"points_per_side": None, "point_grids": [np.random.default_rng(0).random((20, 2))]},
+        5,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_same_masks_as_segment_anything(case, tiny, scenes):
+    name, options, least = CASES[case]
+    found, expected = both(tiny, scenes[name], **options)
+    assert_same(found, expected, least, int("min_mask_region_area" in options))
+
+
+def test_small_regions_are_really_mended(tiny, scenes):
+    name, options, _ = CASES["small regions"]
+    model, processor, _ = tiny
+    mended, plain = (
+        SamAutomaticMaskGenerator(model, processor, **(options | {"min_mask_region_area": area})).generate(
+            scenes[name]
+        )
+        for area in (60, 0)
+    )
+    areas = {tuple(record["point_coords"][0]): record["area"] for record in plain}
+    assert any(record["area"] != areas.get(tuple(record["point_coords"][0])) for record in mended)
+
+
+@pytest.mark.parametrize("mode", ["uncompressed_rle", "coco_rle"])
+def test_same_run_lengths_to_the_last_bit(mode, tiny, scenes):
+    found, expected = both(tiny, scenes["square"], **FAIR, output_mode=mode)
+    assert len(found) > 3
+    assert [record["segmentation"] for record in found] == [record["segmentation"] for record in expected]
+
+
+def test_random_vit(make_random_sam, scenes):
+    """A plain ViT; its masks are scattered pixels all over, with holes and empty ones among them."""
+    model, processor = make_random_sam
+    models = (model, processor, meta_of(model))
+    options = {"points_per_side": 4, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0, "box_nms_thresh": 1.0}
+    options |= {"crop_nms_thresh": 1.0}
+    for extra in ({}, {"crop_n_layers": 1}, {"min_mask_region_area": 30}):
+        found, expected = both(models, scenes["wide"], **options, **extra)
+        assert_same(found, expected, 3, int("min_mask_region_area" in extra))
+
+
+@pytest.fixture(scope="module")
+def make_random_sam():
+    from sam_hf import SamConfig, SamImageProcessorPil
+
+    vision = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 64, "patch_size": 8}
+    vision |= {"output_channels": 16, "num_pos_feats": 8, "window_size": 4, "global_attn_indexes": [1]}
+    decoder = {"mlp_dim": 24, "num_attention_heads": 2, "iou_head_hidden_dim": 12}
+    model = SamModel(SamConfig(vision_config=vision, mask_decoder_config=decoder)).eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            noise = torch.randn(weight.shape, generator=generator)
+            if "norm" in name and name.endswith("weight"):
+                weight.copy_(1 + 0.2 * noise)
+            elif weight.ndim > 1 and "embed" not in name:
+                weight.copy_(noise * (1.5 / weight[0].numel()) ** 0.5)
+            else:
+                weight.copy_(noise if "positional" in name else 0.3 * noise)
+        model.mask_decoder.iou_prediction_head.proj_out.bias.add_(1.0)  # all scores above 0
+    sizes = {"size": {"longest_edge": 64}, "pad_size": {"height": 64, "width": 64}}
+    sizes |= {"mask_size": {"longest_edge": 32}, "mask_pad_size": {"height": 32, "width": 32}}
+    return model, SamProcessor(SamImageProcessorPil(**sizes))
