@@ -1,14 +1,15 @@
-"""The command `sam-hf`: segment images, train and evaluate the embedded checkpoint.
+"""The command `sam-hf`: segment images, find everything in them, train and evaluate the embedded checkpoint.
 
 Exit codes: 0 all done; 1 some images failed (the others are finished, a list is printed); 2 the request cannot be
 carried out, said in one sentence; 130 interrupted. Results go to stdout, progress and messages to stderr.
 """
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,9 +17,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 import sam_hf
 from sam_hf.inference import image_files, result_files
+from sam_hf.inference.mask_generation import SamAutomaticMaskGenerator, check_options
 from sam_hf.inference.typed_prompts import TypedPrompts, parse_box, parse_point
 
 if TYPE_CHECKING:
@@ -44,6 +47,19 @@ class Precision(str, Enum):
     float32 = "float32"
     bfloat16 = "bfloat16"
     float16 = "float16"
+
+
+class RunLengths(str, Enum):
+    """How masks stand in a JSON file."""
+
+    coco_rle = "coco_rle"
+    uncompressed_rle = "uncompressed_rle"
+
+
+class Preset(str, Enum):
+    """Settings of everything mode that go together."""
+
+    sa1b = "sa1b"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -95,7 +111,7 @@ def segment(
     """
     try:
         prompts = _prompts(point, background_point, box, mask, text)
-        paths = image_files.find_images(images)
+        paths, problems = image_files.find_images(images)
         rough = [] if mask is None else [image_files.find_image(mask)]
         names = result_files.name_results(paths)
         places = [place for name in names for place in result_files.result_places(out, name, multimask)]
@@ -109,11 +125,72 @@ def segment(
 
     from sam_hf.inference.file_segmentation import segment_file
 
-    def work(path: Path, name: str, report: Callable[[str], None]) -> None:
+    def work(path: Path, name: str, report: Callable[[str], None]) -> str:
         result = segment_file(predictor, path, prompts, out, name, multimask, model, report)
-        print(json.dumps(result, ensure_ascii=False) if as_json else _summary(result, out), flush=True)
+        return json.dumps(result, ensure_ascii=False) if as_json else _summary(result, out)
 
-    _for_each(paths, names, work)
+    _for_each(paths, names, work, problems)
+
+
+@app.command()
+def everything(
+    images: Annotated[list[str], typer.Argument(help="Image files, or folders of them.", show_default=False)],
+    points_per_side: Annotated[int | None, typer.Option(help="Points asked about per side; 32.")] = None,
+    points_per_batch: Annotated[int | None, typer.Option(help="Points at once; fewer take less memory; 64.")] = None,
+    crop_layers: Annotated[int | None, typer.Option(help="Layers of closer looks: 4, 16, ... crops; 0.")] = None,
+    pred_iou_thresh: Annotated[float | None, typer.Option(help="Least predicted IoU of a mask; 0.88.")] = None,
+    stability_score_thresh: Annotated[float | None, typer.Option(help="Least stability of a mask; 0.95.")] = None,
+    min_mask_region_area: Annotated[int | None, typer.Option(help="Smaller holes and islands go; pixels; 0.")] = None,
+    preset: Annotated[Preset | None, typer.Option(help="sa1b: the paper's settings; options above go before.")] = None,
+    output_mode: Annotated[RunLengths, typer.Option(help="Masks in the JSON.")] = RunLengths.coco_rle,
+    index: Annotated[bool, typer.Option("--index", help="Also a picture of the masks' ids.")] = False,
+    masks: Annotated[bool, typer.Option("--masks", help="Also one picture per mask, in a folder.")] = False,
+    model: Annotated[
+        str, typer.Option("--model", "--checkpoint", help='"tiny" (embedded, small), a Hub id or a folder.')
+    ] = "tiny",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("out"),
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: the best there is.")] = None,
+    dtype: Annotated[Precision, typer.Option(help="Precision of the model.")] = Precision.float32,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier results.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the records, one JSON line per image.")] = False,
+) -> None:
+    """Find everything in each image.
+
+    Writes an overlay as PNG and a JSON in SA-1B's layout per image.
+    """
+    asked = {
+        "points_per_side": points_per_side,
+        "points_per_batch": points_per_batch,
+        "crop_n_layers": crop_layers,
+        "pred_iou_thresh": pred_iou_thresh,
+        "stability_score_thresh": stability_score_thresh,
+        "min_mask_region_area": min_mask_region_area,
+        "preset": None if preset is None else preset.value,
+    }
+    options = {name: value for name, value in asked.items() if value is not None}
+    try:
+        check_options(**options)
+        paths, problems = image_files.find_images(images)
+        names = result_files.name_results(paths)
+        places = [place for name in names for place in result_files.everything_places(out, name, index, masks)]
+        result_files.check_places(places, paths, overwrite)
+        result_files.prepare_folder(out)
+        predictor = _load(model, revision, device, dtype)
+    except ValueError as error:
+        raise UsageProblem(str(error).replace("crop_n_layers", "crop_layers")) from error
+
+    from sam_hf.inference.file_everything import everything_file
+
+    generator = SamAutomaticMaskGenerator.from_predictor(predictor, output_mode=output_mode.value, **options)
+    about = {"model": model, "model_revision": predictor.revision, "options": options}
+
+    def work(path: Path, name: str, report: Callable[[int, int], None]) -> str:
+        number = paths.index(path) + 1
+        result = everything_file(generator, path, out, name, number, index, masks, about, report)
+        return json.dumps(result, ensure_ascii=False) if as_json else _count(result, name, out)
+
+    _for_each(paths, names, work, problems, _bar)
 
 
 @train_app.command("tiny", context_settings=PASS_ON)
@@ -185,31 +262,50 @@ def _load(model: str, revision: str | None, device: str | None, dtype: Precision
 
 
 def _for_each(
-    paths: Sequence[Path], names: Sequence[str], work: Callable[[Path, str, Callable[[str], None]], None]
+    paths: Sequence[Path],
+    names: Sequence[str],
+    work: Callable[[Path, str, Callable[..., None]], str],
+    problems: Sequence[str] = (),
+    show: Callable[[str], AbstractContextManager[Callable[..., None]]] | None = None,
 ) -> None:
     """Does the work for every image; one that fails does not stop the others.
+
+    Args:
+        paths: The images.
+        names: Of their results.
+        work: Is given a path, a name and what to report progress to; gives a line for stdout.
+        problems: What has failed already.
+        show: Shows the progress.
 
     Raises:
         UsageProblem: If the only image cannot be used.
         typer.Exit: With code 1 if some of several failed, or results cannot be written.
+        KeyboardInterrupt: If it was interrupted; what is finished has been said then.
     """
-    failures = []
+    failures, finished, total = list(problems), [], len(paths) + len(problems)
     for number, (path, name) in enumerate(zip(paths, names, strict=True), start=1):
         count = f" ({number}/{len(paths)})" if len(paths) > 1 else ""
-        with _progress(f"{path}{count}") as report:
-            try:
-                work(path, name, report)
-            except ValueError as error:
-                failures.append(str(error))
-            except (MemoryError, RuntimeError) as error:  # torch says "out of memory" by a RuntimeError
-                failures.append(f"{str(path)!r} could not be segmented: {_first_line(error) or 'out of memory'}")
-            except OSError as error:
-                _say(f"sam-hf: cannot write the results of {str(path)!r}: {error.strerror or _first_line(error)}")
-                raise typer.Exit(1) from error
-    if failures and len(paths) == 1:
+        try:
+            with (show or _progress)(f"{path}{count}") as report:
+                line = work(path, name, report)
+        except ValueError as error:
+            failures.append(str(error))
+        except (MemoryError, RuntimeError) as error:  # torch says "out of memory" by a RuntimeError
+            failures.append(f"{str(path)!r} could not be segmented: {_first_line(error) or 'out of memory'}")
+        except OSError as error:
+            _say(f"sam-hf: cannot write the results of {str(path)!r}: {error.strerror or _first_line(error)}")
+            raise typer.Exit(1) from error
+        except KeyboardInterrupt:
+            last = f", the last one {str(finished[-1])!r}" if finished else ""
+            _say(f"sam-hf: {len(finished)} of {len(paths)} images are finished{last}")
+            raise
+        else:
+            finished.append(path)
+            _print(line)  # not while progress is shown: rich would send it to stderr
+    if failures and total == 1:
         raise UsageProblem(failures[0])
     if failures:
-        _say(f"sam-hf: {len(failures)} of {len(paths)} images failed:", *(f"  {failure}" for failure in failures))
+        _say(f"sam-hf: {len(failures)} of {total} images failed:", *(f"  {failure}" for failure in failures))
         raise typer.Exit(1)
 
 
@@ -224,6 +320,27 @@ def _progress(what: str) -> Iterator[Callable[[str], None]]:
         yield lambda step: status.update(escape(f"{what}: {step}"))
 
 
+@contextmanager
+def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Shows how far the work is: as a bar on a terminal, as one line elsewhere."""
+    if not messages.is_terminal:
+        _say(what)
+        yield lambda done, total: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=messages, transient=True) as progress:
+        task = progress.add_task(escape(what), total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _count(result: dict[str, Any], name: str, out: Path) -> str:
+    count = len(result["annotations"])
+    found = f"{count} mask{'s' if count > 1 else ''}"
+    if count == 0:
+        found = "nothing found (--pred-iou-thresh and --stability-score-thresh say how sure the model must be)"
+    return f"{result['sam_hf']['source']}: {found} -> {out / f'{name}_overlay.png'}"
+
+
 def _summary(result: dict[str, Any], out: Path) -> str:
     best = result["masks"][0]
     share = 100 * best["area"] / (result["width"] * result["height"])
@@ -231,9 +348,22 @@ def _summary(result: dict[str, Any], out: Path) -> str:
     return f"{result['image']}: {found}, predicted IoU {best['predicted_iou']:.2f} -> {out / best['overlay']}"
 
 
+def _print(line: str) -> None:
+    """Writes a line to stdout, whatever its file names consist of and whether or not anybody still reads."""
+    try:
+        print(_printable(line, sys.stdout), flush=True)
+    except BrokenPipeError:  # `| head` has seen enough; the results are in files, so the work goes on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _printable(line: str, stream: Any) -> str:
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return line.encode(encoding, "backslashreplace").decode(encoding)
+
+
 def _say(*lines: str) -> None:
     for line in lines:
-        messages.print(line, markup=False)
+        messages.print(_printable(line, sys.stderr), markup=False)
 
 
 def _first_line(error: Exception) -> str:

@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 from sam_hf import SamPredictor, cli
 from sam_hf.masks import rle
 
 KINDS = ("overlay", "mask", "cutout")
+# Everything mode on random weights: few points, and any mask will do.
+SMALL = ["--points-per-side", "2", "--pred-iou-thresh", "0", "--stability-score-thresh", "0"]
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +183,24 @@ def test_an_unreadable_file_among_many(workplace, capsys):
     assert "1 of 3 images failed" in errors and "'b.png' is not an image" in errors
 
 
+def test_a_missing_file_does_not_stop_the_others(workplace, capsys):
+    _photo("a.png", 1)
+    (workplace / "empty").mkdir()
+    names = ["nowhere.png", "a.png", "http://example.com/b.png", "empty", "x" * 300]
+    for command in (["segment", "--point", "30,20"], ["everything", *SMALL]):
+        assert _run(*command, *names, "--out", command[0]) == 1
+        assert "a.json" in _names(workplace / command[0])
+        errors = capsys.readouterr().err
+        assert "4 of 5 images failed" in errors and "'nowhere.png' does not exist" in errors
+        assert "is an address" in errors and "holds no image" in errors and "cannot look at" in errors
+
+
+def test_nothing_that_can_be_read_is_one_sentence(workplace, capsys):
+    refused = _refused(capsys, "segment", "nowhere.png", "nothing.png", "--point", "1,1")
+    assert "'nowhere.png' does not exist" in refused and "'nothing.png' does not exist" in refused
+    assert _names(workplace) == set()
+
+
 def test_earlier_results_stay_unless_asked(workplace, capsys):
     _photo("photo.png")
     assert _run("segment", "photo.png", "--point", "30,20") == 0
@@ -259,10 +280,11 @@ def test_an_interruption_leaves_whole_files_only(workplace, monkeypatch, capsys)
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_real_signals_leave_whole_files_only(tmp_path, plain_checkpoint, sent, code):
+@pytest.mark.parametrize("work", [["segment", "--point", "600,450"], ["everything", "--points-per-side", "8"]])
+def test_real_signals_leave_whole_files_only(tmp_path, plain_checkpoint, work, sent, code):
     for number in range(40):
         _photo(tmp_path / f"{number:02}.png", number, 1200, 900)
-    command = [sys.executable, "-m", "sam_hf.cli", "segment", ".", "--point", "600,450", "--model", plain_checkpoint]
+    command = [sys.executable, "-m", "sam_hf.cli", *work, ".", "--model", plain_checkpoint]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     running = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     running.stdout.readline()  # the first image is done, the second under way
@@ -273,7 +295,8 @@ def test_real_signals_leave_whole_files_only(tmp_path, plain_checkpoint, sent, c
     assert 1 <= len(finished) < 40
     assert not [name for name in _names(tmp_path / "out") if name.endswith(".part")]
     for record in finished:
-        assert _results(record.stem) <= _names(tmp_path / "out")
+        written = _results(record.stem) if work[0] == "segment" else {f"{record.stem}_overlay.png"}
+        assert written <= _names(tmp_path / "out")
         json.loads(record.read_text())
 
 
@@ -307,6 +330,38 @@ def test_loading_and_what_can_go_wrong_with_it(tmp_path, monkeypatch, capsys, pl
         assert "no CUDA device is available: using the CPU" in messages
         assert "loading the model" in messages and "photo.png" in messages
         assert _names(tmp_path / "out") == _results("photo")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are bytes on POSIX only")
+def test_a_name_that_is_no_text(workplace, capsys):
+    _photo("a.png")
+    try:
+        os.rename("a.png", b"a\xff.png")
+    except OSError:
+        pytest.skip("this file system takes text only")
+    assert _run("segment", os.fsdecode(b"a\xff.png"), "--point", "30,20") == 0
+    assert "a\\udcff.png: " in capsys.readouterr().out
+
+
+def test_a_reader_who_leaves_does_not_stop_the_work(workplace, monkeypatch):
+    for number in range(2):
+        _photo(f"{number}.png", number)
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert _run("segment", ".", "--point", "30,20") == 0
+    assert _results("0") | _results("1") == _names(workplace / "out")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_results_go_to_stdout_and_progress_to_stderr(workplace, monkeypatch, capsys, terminal):
+    monkeypatch.setattr(cli, "messages", Console(stderr=True, force_terminal=terminal))
+    _photo("photo.png")
+    for command in (["segment", "--point", "30,20"], ["everything", *SMALL]):
+        assert _run(*command, "photo.png", "--json", "--overwrite") == 0
+        captured = capsys.readouterr()
+        assert json.loads(captured.out) and "{" not in captured.err and "photo.png" in captured.err
 
 
 @pytest.mark.parametrize(

@@ -4,19 +4,16 @@ The overlay shows the mask tinted and outlined and the prompts, the mask picture
 cut-out is the object alone, cropped, with transparency. `result_files` says how they are called.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from sam_hf.inference.image_files import open_image, open_mask
 from sam_hf.inference.predictor import SamPredictor
-from sam_hf.inference.result_files import picture_places, result_bases, write_together
+from sam_hf.inference.result_files import encode_json, encode_png, picture_places, result_bases, write_together
 from sam_hf.inference.typed_prompts import TypedPrompts
 from sam_hf.masks import drawing, rle
 from sam_hf.masks.boxes import mask_to_xywh
@@ -95,8 +92,7 @@ def segment_file(
         "masks": records,
     }
     # Last, so that where the JSON stands the pictures do too.
-    text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
-    contents[folder / f"{name}.json"] = text.encode("utf-8", "backslashreplace")  # file names may be any bytes
+    contents[folder / f"{name}.json"] = encode_json(result)
     write_together(contents)
     return result
 
@@ -105,13 +101,7 @@ def _pictures(picture: np.ndarray, mask: np.ndarray, prompts: TypedPrompts) -> l
     tinted = drawing.overlay(picture, [mask])
     box = None if prompts.box is None else np.array(prompts.box)
     overlay = drawing.draw_prompts(tinted, prompts.coordinates, prompts.labels, box)
-    return [_png(overlay), _png(mask * np.uint8(255)), _png(drawing.cut_out(picture, mask))]
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    buffer = BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
-    return buffer.getvalue()
+    return [encode_png(overlay), encode_png(mask * np.uint8(255)), encode_png(drawing.cut_out(picture, mask))]
 
 
 def _record(mask: np.ndarray, score: float, places: list[Path]) -> dict[str, Any]:

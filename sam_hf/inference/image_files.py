@@ -19,27 +19,32 @@ SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 MAX_PIXELS = 50_000_000
 
 
-def find_images(paths: Iterable[str | os.PathLike]) -> list[Path]:
+def find_images(paths: Iterable[str | os.PathLike]) -> tuple[list[Path], list[str]]:
     """The image files that were named, a folder standing for the images directly in it.
 
     A file named twice counts once. In a folder, links that lead out of it are passed over: whoever names a folder does
     not expect files from elsewhere.
 
+    Returns:
+        The files in the order given, and one sentence for each name that leads to none: an address, a file that does
+        not exist, a folder without images. One bad name among many is no reason to leave the others undone.
+
     Raises:
-        ValueError: If a name is an address, does not exist, or is a folder without images.
+        ValueError: If no name leads to a file.
     """
-    found: dict[Path, Path] = {}  # by where it really lies, in the order given
+    found: dict[Path, Path] = {}  # by where it really lies
+    problems: list[str] = []
     for named in paths:
-        path = Path(named)
-        if path.is_dir():
-            inside = _images_in(path)
-            if not inside:
-                raise ValueError(f"the folder {str(path)!r} holds no image ({', '.join(sorted(SUFFIXES))})")
-        else:
-            inside = [find_image(named)]
-        for file in inside:
-            found.setdefault(file.resolve(), file)
-    return list(found.values())
+        try:
+            for file in _named_files(named):
+                found.setdefault(file.resolve(), file)
+        except ValueError as error:
+            problems.append(str(error))
+        except OSError as error:
+            problems.append(f"cannot look at {os.fspath(named)!r:.200}: {error.strerror}")
+    if not found:
+        raise ValueError("; ".join(problems) or "expected at least one image, got none")
+    return list(found.values()), problems
 
 
 def find_image(named: str | os.PathLike) -> Path:
@@ -107,6 +112,16 @@ def open_mask(path: str | os.PathLike) -> np.ndarray:
     if not mask.any():
         raise ValueError(f"the mask {os.fspath(path)!r} is empty: nothing in it is bright")
     return mask
+
+
+def _named_files(named: str | os.PathLike) -> list[Path]:
+    path = Path(named)
+    if not path.is_dir():
+        return [find_image(named)]
+    inside = _images_in(path)
+    if not inside:
+        raise ValueError(f"the folder {str(path)!r} holds no image ({', '.join(sorted(SUFFIXES))})")
+    return inside
 
 
 def _images_in(folder: Path) -> list[Path]:

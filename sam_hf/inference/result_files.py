@@ -4,15 +4,23 @@ The files of one image are written under temporary names beside their places and
 the JSON last: where it stands, the rest does too. An interruption leaves neither a cut-short file nor a temporary one.
 
 An image called `photo` gives `photo_overlay.png`, `photo_mask.png`, `photo_cutout.png` and `photo.json`; with several
-masks, `photo_1_overlay.png` and so on, the mask that the model thinks best first.
+masks, `photo_1_overlay.png` and so on, the mask that the model thinks best first. Everything in it gives
+`photo_overlay.png` and `photo.json`, and if asked for `photo_index.png` and the folder `photo_masks`.
 """
 
+import json
 import os
 import secrets
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
 
 PROPOSALS = 3  # masks that the model gives for an ambiguous prompt
 
@@ -52,18 +60,29 @@ def picture_places(folder: Path, base: str) -> list[Path]:
     return [folder / f"{base}_{kind}.png" for kind in ("overlay", "mask", "cutout")]
 
 
+def everything_places(folder: Path, name: str, index: bool, masks: bool) -> list[Path]:
+    """What is written for everything in an image of that name: files, and the folder of the masks if wanted."""
+    pictures = [folder / f"{name}_{kind}.png" for kind in ("overlay", *(["index"] if index else []))]
+    return [*pictures, *([masks_folder(folder, name)] if masks else []), folder / f"{name}.json"]
+
+
+def masks_folder(folder: Path, name: str) -> Path:
+    """Where one picture per mask goes."""
+    return folder / f"{name}_masks"
+
+
 def check_places(results: Iterable[Path], inputs: Iterable[Path], overwrite: bool) -> None:
     """Refuses to write over anything that must stay.
 
     Args:
-        results: Every file that is going to be written.
+        results: Every file, or folder of files, that is going to be written.
         inputs: Files that are read; these are never written over, whatever `overwrite` says.
         overwrite: Whether earlier results may be replaced.
 
     Raises:
         ValueError: Naming the first such file.
     """
-    read = {path.resolve() for path in inputs}
+    read = {place for path in inputs for place in (path.resolve(), path.resolve().parent)}
     for path in results:
         if path.resolve() in read:
             raise ValueError(f"a result would replace the input {str(path)!r}: choose another output folder")
@@ -85,22 +104,44 @@ def prepare_folder(folder: Path) -> None:
         raise ValueError(f"cannot write into the folder {str(folder)!r}: {error.strerror}") from None
 
 
-def write_together(contents: Mapping[Path, bytes]) -> None:
+def encode_png(picture: np.ndarray | Image.Image) -> bytes:
+    """A picture as the content of a PNG file."""
+    buffer = BytesIO()
+    (Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def encode_json(content: Any, indent: int | None = 2) -> bytes:
+    """A value as the content of a JSON file; indented for people to read, or on one line (None)."""
+    text = json.dumps(content, indent=indent, ensure_ascii=False) + "\n"
+    return text.encode("utf-8", "backslashreplace")  # file names may be any bytes
+
+
+def write_together(contents: Mapping[Path, bytes], obsolete: Iterable[Path] = ()) -> None:
     """Writes several files so that, to whoever looks, each is either absent (or old) or whole.
 
     Args:
-        contents: Bytes per place; put into place in this order.
+        contents: Bytes per place; put into place in this order. The folder of a place is made if it is missing.
+        obsolete: Files of an earlier run that the new ones do not replace; removed before these are put into place.
 
     Raises:
         OSError: If the disk refuses; then nothing new is left behind but the files already renamed.
     """
     parts = {place: place.parent / f".sam_hf-{secrets.token_hex(8)}.part" for place in contents}
+    made = [folder for folder in dict.fromkeys(place.parent for place in contents) if not folder.exists()]
     try:
+        for folder in made:
+            folder.mkdir()
         for place, part in parts.items():
             with part.open("xb") as file:
                 file.write(contents[place])
+        for place in obsolete:
+            place.unlink(missing_ok=True)
         for place, part in parts.items():
             os.replace(part, place)
     finally:
         for part in parts.values():
             part.unlink(missing_ok=True)
+        for folder in made:
+            with suppress(OSError):  # it holds files by now, or could not be made
+                folder.rmdir()

@@ -87,3 +87,13 @@ def test_damage_is_a_sentence_in_every_format(tmp_path, format):
 def test_addresses_are_refused(address):
     with pytest.raises(ValueError, match="is an address"):
         image_files.find_images([address])
+
+
+def test_bad_names_are_told_beside_the_good_ones(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("L", (8, 6)).save("b.png")
+    files, problems = image_files.find_images(["nowhere.png", "b.png", "data:image/png,", "./b.png"])
+    assert [str(file) for file in files] == ["b.png"]
+    assert len(problems) == 2 and "'nowhere.png' does not exist" in problems[0] and "is an address" in problems[1]
+    with pytest.raises(ValueError, match="at least one image"):
+        image_files.find_images([])
