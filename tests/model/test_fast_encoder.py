@@ -247,7 +247,7 @@ def test_batch_norm_in_training_mode_counts_the_batch(draw):
 
 def test_fused_kernels_are_for_inference_only(draw, monkeypatch):
     first, second = draw(nn.Linear(96, 512), 0), draw(nn.Linear(512, 96), 1)
-    inputs, calls = torch.randn(400, 96), []
+    inputs, calls = torch.randn(400, 96, generator=torch.Generator().manual_seed(1)), []
     kernel = cpu_inference._fused_linear
     if kernel is None:
         pytest.skip("this build of torch has no oneDNN")
@@ -263,9 +263,9 @@ def test_fused_kernels_are_for_inference_only(draw, monkeypatch):
         doubled = type("Doubled", (nn.Linear,), {"forward": lambda self, inputs: 2 * nn.Linear.forward(self, inputs)})
         other = doubled(96, 512)
         other.load_state_dict(first.state_dict())
-        torch.testing.assert_close(linear(other, inputs), 2 * first(inputs), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(linear(other, inputs), 2 * first(inputs), atol=1e-4, rtol=1e-4)
         assert len(calls) == 6
-    torch.testing.assert_close(got, outputs.detach(), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(got, outputs.detach(), atol=1e-4, rtol=1e-4)
 
 
 def test_optimize_says_what_it_did_and_repeats_itself(make_model, pixels):
