@@ -20,15 +20,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .few_token_attention import (
+    ImageTokens,
     has_few_tokens,
     image_from_tokens,
     keys_and_values,
     linear,
     mix_tokens,
     tokens_from_image,
+    working_bytes,
 )
 from .mask_decoder import padding_bias
-from .mask_upscaling import MaskUpscaling, working_bytes
+from .mask_upscaling import MaskUpscaling
 from .pretrained_sam import SamPreTrainedModel
 from .two_way_transformer import SamAttention, SamTwoWayAttentionBlock
 
@@ -127,7 +129,9 @@ class FastMaskDecoder:
         else:
             shared = _cells_first(dense.to(embedding.dtype))
         size = (image_embeddings.shape[-2], image_embeddings.shape[-1])
-        return PreparedImages(embedding, (embedding + shared).contiguous(), positions.contiguous(), size)
+        # Contiguous at once: one memory layout, so that rounding does not depend on where the embedding came from.
+        tokens = torch.add(embedding, shared, out=embedding.new_empty(embedding.shape))
+        return PreparedImages(embedding, tokens, positions.contiguous(), size)
 
     @_for_inference
     def attend(
@@ -177,8 +181,13 @@ class FastMaskDecoder:
 
         Raises:
             RuntimeError: Gradients are recorded.
-            ValueError: There is no such prompt or token.
+            ValueError: There is no such prompt or token, or they are no pairs.
         """
+        if prompts.ndim != 1 or prompts.shape != tokens.shape:
+            raise ValueError(
+                "`prompts` and `tokens` must both have shape (n,); "
+                f"got {tuple(prompts.shape)} and {tuple(tokens.shape)}"
+            )
         height, width = attended.size
         device = attended.image.device
         made = attended.image.new_empty(len(prompts), 4 * height, 4 * width)
@@ -253,18 +262,22 @@ class FastMaskDecoder:
                 queries[part] = self._first_tokens(images, part[0], tokens[part], None if bias is None else bias[part])
         for part in _pieces(batch_size, num_prompts, _prompts_at_once(images.tokens)):
             of_images, of_prompts = part
-            count = of_prompts.stop - of_prompts.start
             some_bias = None if bias is None else bias[part].flatten(0, 1)  # (n,1,1,T)
             some = (queries[part].flatten(0, 1), tokens[part].flatten(0, 1), some_bias)
+            shape = (len(some[0]), *images.tokens.shape[1:])
             if share:
-                keys = self._first_keys(images, of_images, *some)
-            elif dense is None:
-                keys = images.tokens[of_images].unsqueeze(1).expand(-1, count, -1, -1).flatten(0, 1)
+                image = ImageTokens(images.tokens[of_images], images.positions, shape)
+                self._first_image(images, of_images, image, *some)
             else:
-                keys = (images.embedding[of_images].unsqueeze(1) + _cells_first(dense[part])).flatten(0, 1)
+                cells = images.tokens[of_images].unsqueeze(1)
+                if dense is not None:
+                    cells = images.embedding[of_images].unsqueeze(1) + _cells_first(dense[part])
+                cells = cells.expand(-1, of_prompts.stop - of_prompts.start, -1, -1).flatten(0, 1)
+                image = ImageTokens(cells, images.positions, shape)
+                image.place()
             start = of_images.start * num_prompts + of_prompts.start
             blocks = self._decoder.transformer.layers[1 if share else 0 :]
-            yield slice(start, start + len(keys)), *self._remaining(blocks, *some, keys, images.positions, few)
+            yield slice(start, start + shape[0]), self._remaining(blocks, *some, image, few), image.cells
 
     def _first_tokens(self, images: PreparedImages, rows: slice, tokens: Tensor, bias: Tensor | None) -> Tensor:
         """Tokens (b,p,T,C) of some images through the first block, whose keys and values are the images' own."""
@@ -281,20 +294,25 @@ class FastMaskDecoder:
         attended = attention.out_proj(attended.transpose(1, 2).flatten(2)).reshape(positions.shape)
         return _digest(layer, queries, attended).unflatten(0, shape[:2])
 
-    def _first_keys(
-        self, images: PreparedImages, rows: slice, queries: Tensor, positions: Tensor, bias: Tensor | None
-    ) -> Tensor:
-        """Image tokens (b*p,h*w,C) of some images after the first block; tokens (b*p,T,C), bias (b*p,1,1,T)."""
+    def _first_image(
+        self,
+        images: PreparedImages,
+        rows: slice,
+        image: ImageTokens,
+        queries: Tensor,
+        positions: Tensor,
+        bias: Tensor | None,
+    ) -> None:
+        """The image's side of the first block, for some images' prompts: tokens (b*p,T,C), bias (b*p,1,1,T)."""
         layer = self._decoder.transformer.layers[0]
         attention = layer.cross_attn_image_to_token
-        query, image = self._first_block(images)[2][rows], images.tokens[rows]  # (b,heads,d,h*w), (b,h*w,C)
+        query = self._first_block(images)[2][rows]  # (b,heads,d,h*w)
         key, value = keys_and_values(attention, queries, positions)  # (b*p,heads,T,d)
-        key = key.unflatten(0, (len(image), -1)).transpose(1, 2)  # (b,heads,p,T,d)
+        key = key.unflatten(0, (len(query), -1)).transpose(1, 2)  # (b,heads,p,T,d)
         logits = (key.flatten(2, 3) @ query).unflatten(2, key.shape[2:4]).transpose(1, 2).flatten(0, 1)
         if bias is not None:
             logits += bias.transpose(-1, -2)  # (b*p,heads,T,h*w) and (b*p,1,T,1)
-        updates = mix_tokens(attention, logits, value).unflatten(0, (len(image), -1))  # (b,p,h*w,C)
-        return layer.layer_norm4(updates.add_(image.unsqueeze(1))).flatten(0, 1)
+        image.take(*mix_tokens(attention, logits, value), layer.layer_norm4)
 
     def _first_block(self, images: PreparedImages) -> tuple[Tensor, Tensor, Tensor]:
         """See `PreparedImages.first_block`."""
@@ -321,27 +339,26 @@ class FastMaskDecoder:
         queries: Tensor,
         positions: Tensor,
         bias: Tensor | None,
-        keys: Tensor,
-        key_positions: Tensor,
+        image: ImageTokens,
         few: bool,
-    ) -> tuple[Tensor, Tensor]:
-        """Tokens (n,T,C) and image (n,h*w,C) through blocks and the final attention: output tokens (n,5,C), image."""
-        transformer, placed = self._decoder.transformer, keys + key_positions
+    ) -> Tensor:
+        """Tokens (n,T,C) and image through blocks and the final attention; output tokens (n,5,C)."""
+        transformer = self._decoder.transformer
         look = tokens_from_image if few else SamAttention.forward
         for layer in blocks:
             queries = _attend_to_tokens(layer, queries, positions, bias)
-            attended = look(layer.cross_attn_token_to_image, queries + positions, placed, keys)
+            attended = look(layer.cross_attn_token_to_image, queries + positions, image.placed, image.cells)
             queries = _digest(layer, queries, attended)
             to_tokens = layer.cross_attn_image_to_token
             if few:
-                attended = image_from_tokens(to_tokens, placed, queries, positions, bias)
+                image.take(*image_from_tokens(to_tokens, image.placed, queries, positions, bias), layer.layer_norm4)
             else:
-                attended = to_tokens(placed, queries + positions, queries, bias)
-            keys = layer.layer_norm4(attended.add_(keys))
-            placed = torch.add(keys, key_positions, out=placed)
+                attended = to_tokens(image.placed, queries + positions, queries, bias)
+                image.cells = layer.layer_norm4(attended.add_(image.cells))
+                image.place()
         queries, positions = queries[:, : self._num_output_tokens], positions[:, : self._num_output_tokens]
-        attended = look(transformer.final_attn_token_to_image, queries + positions, placed, keys)
-        return transformer.layer_norm_final_attn(queries + attended), keys
+        attended = look(transformer.final_attn_token_to_image, queries + positions, image.placed, image.cells)
+        return transformer.layer_norm_final_attn(queries + attended)
 
 
 def _attend_to_tokens(

@@ -11,9 +11,47 @@ Source: Segment Anything, App. A, as two_way_transformer.py; for inference (`lin
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from .two_way_transformer import SamAttention
+
+# What is worked on at once. A CPU's caches hold one prompt's image tokens, 4 MiB for ViT-B; a GPU wants many.
+_CACHED_BYTES, _ACCELERATOR_BYTES = 2 << 20, 128 << 20
+
+
+def working_bytes(device: torch.device) -> int:
+    """How large the tensors of one step of decoding should be on this device."""
+    return _CACHED_BYTES if device.type == "cpu" else _ACCELERATOR_BYTES
+
+
+class ImageTokens:
+    """Image tokens of few prompts on their way through the blocks.
+
+    Attributes:
+        cells: (n,h*w,C); at first perhaps (b,h*w,C), the same for n/b prompts.
+        placed: (n,h*w,C), with positions.
+    """
+
+    def __init__(self, cells: Tensor, positions: Tensor, shape: tuple[int, ...]):
+        self.cells, self._positions, self._shape = cells, positions, shape
+        self._own = None  # what may be written to
+        self.placed = cells.new_empty(shape)
+
+    def place(self) -> None:
+        """Add the positions to cells that were made elsewhere."""
+        torch.add(self.cells, self._positions, out=self.placed)
+
+    def take(self, weights: Tensor, features: Tensor, norm: nn.Module) -> None:
+        """cells = norm(cells + weights (n,h*w,k) @ features (n,k,C)), some rows at a time, which stay in cache."""
+        before, own = self.cells, self.placed.new_empty(self._shape) if self._own is None else self._own
+        step = max(1, working_bytes(own.device) // (own[:, 0].numel() * own.element_size()))
+        for start in range(0, own.shape[1], step):
+            rows = slice(start, start + step)
+            sums = product(weights[:, rows], features)  # (n,step,C)
+            sums.unflatten(0, (len(before), -1)).add_(before[:, None, rows])
+            own[:, rows] = norm(sums)
+            torch.add(own[:, rows], self._positions[:, rows], out=self.placed[:, rows])
+        self.cells = self._own = own
 
 
 def has_few_tokens(attention: SamAttention, count: int) -> bool:
@@ -35,8 +73,10 @@ def tokens_from_image(attention: SamAttention, query: Tensor, placed: Tensor, im
 
 def image_from_tokens(
     attention: SamAttention, placed: Tensor, queries: Tensor, positions: Tensor, bias: Tensor | None
-) -> Tensor:
-    """`attention(placed, queries + positions, queries, bias)` for image tokens (n,h*w,C) and tokens (n,T,C)."""
+) -> tuple[Tensor, Tensor]:
+    """`attention(placed, queries + positions, queries, bias)` for image tokens (n,h*w,C) and tokens (n,T,C), as
+    the two factors of a product, see `mix_tokens`.
+    """
     heads = attention.num_attention_heads
     key, value = keys_and_values(attention, queries, positions)
     from_key = _per_head(key, attention.q_proj.weight.unflatten(0, (heads, -1)))  # (n,heads,T,C)
@@ -52,12 +92,16 @@ def keys_and_values(attention: SamAttention, queries: Tensor, positions: Tensor)
     return attention.separate_heads(key), attention.separate_heads(attention.v_proj(queries))
 
 
-def mix_tokens(attention: SamAttention, logits: Tensor, value: Tensor) -> Tensor:
-    """Logits (n,heads,T,h*w) and values (n,heads,T,d) -> what each cell takes from the tokens, (n,h*w,C)."""
+def mix_tokens(attention: SamAttention, logits: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """What each cell takes from the tokens, for logits (n,heads,T,h*w) and values (n,heads,T,d).
+
+    Returns:
+        Weights (n,h*w,heads*T) and features (n,heads*T,C), whose product it is.
+    """
     heads = attention.num_attention_heads
     out = attention.out_proj.weight.unflatten(1, (heads, -1)).permute(1, 2, 0)  # (heads,d,C)
     value = _per_head(value, out) + attention.out_proj.bias / heads  # (n,heads,T,C)
-    return product(logits.softmax(dim=2).flatten(1, 2).transpose(1, 2), value.flatten(1, 2))
+    return logits.softmax(dim=2).flatten(1, 2).transpose(1, 2), value.flatten(1, 2)
 
 
 def _per_head(features: Tensor, weights: Tensor) -> Tensor:

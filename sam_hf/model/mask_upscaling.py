@@ -12,16 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .few_token_attention import linear, product
+from .few_token_attention import linear, product, working_bytes
 from .mask_decoder import SamMaskDecoder
-
-# What is worked on at once. A CPU's caches hold one prompt's image tokens, 4 MiB for ViT-B; a GPU wants many.
-_CACHED_BYTES, _ACCELERATOR_BYTES = 2 << 20, 128 << 20
-
-
-def working_bytes(device: torch.device) -> int:
-    """How large the tensors of one step of decoding should be on this device."""
-    return _CACHED_BYTES if device.type == "cpu" else _ACCELERATOR_BYTES
 
 
 class MaskUpscaling:

@@ -28,10 +28,10 @@ def embeddings():
     return torch.randn(2, 64, 9, 9, generator=torch.Generator().manual_seed(7))
 
 
-@pytest.fixture
-def small_steps(monkeypatch):
-    """Two prompts and three rows of the map at a time, so that every loop goes round more than once."""
-    monkeypatch.setattr(mask_upscaling, "_CACHED_BYTES", 2 * 9 * 9 * 64 * 4)
+@pytest.fixture(params=[2, 0.4], ids=["two prompts at once", "parts of a prompt at once"])
+def small_steps(monkeypatch, request):
+    """Every loop over prompts, or over parts of a map, goes round more than once."""
+    monkeypatch.setattr(few_token_attention, "_CACHED_BYTES", int(request.param * 9 * 9 * 64 * 4))
 
 
 def plain(model, monkeypatch, **inputs):
@@ -216,7 +216,12 @@ def test_prompts_that_are_not_asked_for_are_not_upscaled(attended, monkeypatch):
 @torch.no_grad()
 def test_bad_places_are_refused(attended):
     decoder, made, *_ = attended
-    for prompts, tokens, name in (([6], [0], "prompts"), ([-1], [0], "prompts"), ([0], [4], "tokens")):
+    for prompts, tokens, name in (
+        ([6], [0], "prompts"),
+        ([-1], [0], "prompts"),
+        ([0], [4], "tokens"),
+        ([0, 1], [0], "tokens"),
+    ):
         with pytest.raises(ValueError, match=f"`{name}`"):
             decoder.masks(made, torch.tensor(prompts), torch.tensor(tokens))
 
