@@ -197,15 +197,18 @@ def _count(logits: Tensor, way: Upscaling, cuts: tuple[float, float, float], cou
         marks = [_above(values, cut).view(torch.uint8) for cut in cuts]  # (R,C,m)
         for count, mark in zip(counts, marks, strict=True):
             count.index_add_(0, mask, mark.sum((0, 1), dtype=torch.int32).long())
-        _stretch(ends[1], ends[3], mask, vertical, row, marks[1].amax(1))
-        _stretch(ends[0], ends[2], mask, horizontal, column, marks[1].amax(0))
+        _stretch(ends[1], ends[3], mask, vertical, row, marks[1], 1)
+        _stretch(ends[0], ends[2], mask, horizontal, column, marks[1], 0)
 
 
-def _stretch(near: Tensor, far: Tensor, mask: Tensor, axis: Axis, cell: Tensor, lines: Tensor) -> None:
-    """Move both ends (n) of the boxes outwards to the marked lines (R,m) of cells."""
+def _stretch(near: Tensor, far: Tensor, mask: Tensor, axis: Axis, cell: Tensor, marks: Tensor, across: int) -> None:
+    """Move both ends (n) of the boxes along one axis outwards to the marks (R,C,m) of cells."""
+    start = axis.cell_start.index_select(0, cell)
+    last = start + (axis.cell_count.index_select(0, cell) - 1)
+    beyond = _places((start < near.index_select(0, mask)) | (last > -far.index_select(0, mask)))
+    mask, start, lines = mask[beyond], start[beyond], marks.index_select(2, beyond).amax(across)  # lines: (R,k)
     size, missing = axis.cell_size, len(axis.first)
     order = torch.arange(1, size + 1, dtype=torch.int32, device=lines.device)[:, None]
-    start = axis.cell_start.index_select(0, cell)
     from_front = (lines * order.flip(0)).amax(0)  # R for a mark in line 0, ..., 1 in the last line, 0 for no mark
     from_back = (lines * order).amax(0)
     near.scatter_reduce_(0, mask, torch.where(from_front > 0, start + (size - from_front), missing), "amin")
