@@ -26,7 +26,7 @@ from torch import Tensor
 from sam_hf.masks.packed import PackedMask, cut_columns, pack_columns
 
 # Pixels computed at once: what stays in a CPU's cache, and what keeps a GPU busy.
-CPU_PIXELS, GPU_PIXELS = 2**18, 2**27
+CPU_PIXELS, GPU_PIXELS = 2**18, 2**25
 
 
 @dataclass(frozen=True)
