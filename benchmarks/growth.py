@@ -48,8 +48,8 @@ def main() -> None:
         "points per side, 1024 px": [(1024, points, 1) for points in (8, 16, 32, 64)],
         "images in one call, 512 px, 16x16 points": [(512, 16, count) for count in (1, 2, 4, 8)],
     }
-    figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
-    for axis, (label, settings) in zip(axes, panels.items(), strict=True):
+    figure, axes = plt.subplots(2, 3, figsize=(12, 5.6), sharex="col", layout="constrained")
+    for (above, below), (label, settings) in zip(axes.T, panels.items(), strict=True):
         values = [setting[k] for k in range(3) for setting in settings if len({s[k] for s in settings}) > 1]
         results = []
         for side, points, count in settings:
@@ -70,15 +70,14 @@ def main() -> None:
                 quality=f"{results[-1][1]:.0f} MiB",
                 note=f"{side} px, {points}x{points} points",
             )
-        axis.plot(values, [seconds / results[0][0] for seconds, _ in results], "o-", label="time, relative")
-        axis.set(xlabel=label, ylabel="time over the first", xscale="log", yscale="log")
-        axis.set_xticks(values, [str(value) for value in values], minor=False)
-        axis.minorticks_off()
-        beside = axis.twinx()
-        beside.plot(values, [peak for _, peak in results], "s--", color="tab:orange", label="peak memory")
-        beside.set(ylabel="MiB over the loaded model", ylim=(0, None))
-        lines = axis.get_lines() + beside.get_lines()
-        axis.legend(lines, [line.get_label() for line in lines], loc="upper left", frameon=False)
+        above.plot(values, [seconds / results[0][0] for seconds, _ in results], "o-")
+        above.set(xscale="log", ylim=(0, None))
+        below.plot(values, [peak for _, peak in results], "s-", color="tab:orange")
+        below.set(xlabel=label, xscale="log", ylim=(0, 1.2 * max(peak for _, peak in results)))
+        below.set_xticks(values, [str(value) for value in values], minor=False)
+        below.minorticks_off()
+    axes[0, 0].set_ylabel("time over the first")
+    axes[1, 0].set_ylabel("peak memory over the model, MiB")
     Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(arguments.output, dpi=110)
 
