@@ -13,6 +13,7 @@ import argparse
 import peers
 import timing
 import torch
+from meta_twin import meta_of
 
 
 def main() -> None:
@@ -26,7 +27,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     device = arguments.device
     ours = peers.random_vit(arguments.model)
-    stock, meta = (twin.to(device) for twin in (peers.stock_of(ours), peers.meta_of(ours)))
+    stock, meta = (twin.to(device) for twin in (peers.stock_of(ours), meta_of(ours)))
     half = peers.random_vit(arguments.model).to(torch.bfloat16).to(device)
     ours = ours.to(device)
     images = torch.randn(arguments.batch, 3, 1024, 1024, generator=torch.Generator().manual_seed(0)).to(device)

@@ -38,10 +38,9 @@ def measure(package: str, arguments: argparse.Namespace, size: tuple[int, int]) 
         "crop_n_layers": 0,
     }
     run = everything.runners(built, options, "cpu")[package]
-    for name, other in (("ours", "stock"), ("transformers", "stock"), ("segment-anything", "meta")):
-        if name == package:  # the twins share no memory: keep the one that is measured
-            for twin in {"ours", "stock", "meta"} - {"ours" if name == "ours" else other}:
-                setattr(built, twin, None)
+    kept = {"ours": "ours", "segment-anything": "meta", "transformers": "stock"}[package]
+    for twin in {"ours", "meta", "stock"} - {kept}:  # the twins share no memory: keep the one that is measured
+        setattr(built, twin, None)
     image = everything.photo(arguments.image, size)
     loaded = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew

@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 import torch.nn.functional as F
 import transformers
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from meta_twin import meta_of
+from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
-import sam_hf
 from sam_hf import SamConfig, SamImageProcessor, SamModel, SamProcessor
 from sam_hf.training.resolution import at_resolution
 
@@ -46,30 +45,6 @@ VITS = {
 NAMES = ("tiny", *VITS)
 CHANNELS = torch.cat([torch.arange(64).repeat(2), torch.arange(64, 128).repeat(2)])
 """Channel of the embedded checkpoint that each of the 256 channels copies; sines stay before cosines."""
-META_NAMES = [
-    (r"^vision_encoder\.", "image_encoder."),
-    (r"patch_embed\.projection\.", "patch_embed.proj."),
-    (r"^(image_encoder\.)layers\.", r"\1blocks."),
-    (r"neck\.conv1\.", "neck.0."),
-    (r"neck\.layer_norm1\.", "neck.1."),
-    (r"neck\.conv2\.", "neck.2."),
-    (r"neck\.layer_norm2\.", "neck.3."),
-    (r"shared_embedding\.positional_embedding", "pe_layer.positional_encoding_gaussian_matrix"),
-    (r"\.point_embed\.", ".point_embeddings."),
-    (r"mask_embed\.conv1\.", "mask_downscaling.0."),
-    (r"mask_embed\.layer_norm1\.", "mask_downscaling.1."),
-    (r"mask_embed\.conv2\.", "mask_downscaling.3."),
-    (r"mask_embed\.layer_norm2\.", "mask_downscaling.4."),
-    (r"mask_embed\.conv3\.", "mask_downscaling.6."),
-    (r"upscale_conv1\.", "output_upscaling.0."),
-    (r"upscale_layer_norm\.", "output_upscaling.1."),
-    (r"upscale_conv2\.", "output_upscaling.3."),
-    (r"((?:mlps\.\d|iou_prediction_head)\.)layers\.0\.", r"\1layers.1."),
-    (r"((?:mlps\.\d|iou_prediction_head)\.)proj_in\.", r"\1layers.0."),
-    (r"((?:mlps\.\d|iou_prediction_head)\.)proj_out\.", r"\1layers.2."),
-    (r"layer_norm_final_attn\.", "norm_final_attn."),
-    (r"layer_norm(\d)\.", r"norm\1."),
-]
 
 
 @dataclass
@@ -87,9 +62,10 @@ def build(name: str) -> Peers:
     tiny = SamModel.from_pretrained("tiny").eval()
     if name == "tiny":
         plain = _plain(tiny)
-        return Peers(plain, stock_of(plain), meta_of(plain), SamProcessor.from_pretrained("tiny"))
+        meta = meta_of(plain, our_encoder=True, our_epsilon=True)
+        return Peers(plain, stock_of(plain), meta, SamProcessor.from_pretrained("tiny"))
     ours = _widened(name, tiny)
-    stock, meta = stock_of(ours), meta_of(ours)
+    stock, meta = stock_of(ours), meta_of(ours, our_epsilon=True)
     real = at_resolution(tiny, 512).vision_encoder
     ours.vision_encoder = Realistic(ours.vision_encoder, real)
     stock.vision_encoder = Realistic(stock.vision_encoder, real)
@@ -190,69 +166,5 @@ def stock_of(model: SamModel) -> transformers.SamModel:
     return stock.eval()
 
 
-class _Tensors(nn.Module):
-    """An encoder of ours that returns a tensor, as segment-anything's does."""
-
-    def __init__(self, encoder: nn.Module, img_size: int):
-        super().__init__()
-        self.encoder, self.img_size = encoder, img_size
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        return self.encoder(pixel_values)[0]
-
-
 def _cells(model: SamModel) -> int:
     return model.config.prompt_encoder_config.image_embedding_size
-
-
-def meta_of(model: SamModel) -> Sam:
-    """segment-anything's model with these weights."""
-    vision, decoder = model.config.vision_config, model.config.mask_decoder_config
-    cells, width = _cells(model), decoder.hidden_size
-    prompts = PromptEncoder(
-        embed_dim=width,
-        image_embedding_size=(cells, cells),
-        input_image_size=(vision.image_size, vision.image_size),
-        mask_in_chans=16,
-    )
-    transformer = TwoWayTransformer(
-        depth=2, embedding_dim=width, mlp_dim=decoder.mlp_dim, num_heads=decoder.num_attention_heads
-    )
-    masks = MaskDecoder(
-        transformer_dim=width,
-        transformer=transformer,
-        num_multimask_outputs=3,
-        iou_head_depth=3,
-        iou_head_hidden_dim=decoder.iou_head_hidden_dim,
-    )
-    weights = model.state_dict()
-    del weights["shared_image_embedding.positional_embedding"]
-    if vision.model_type == "sam_vision_model":
-        encoder = ImageEncoderViT(
-            img_size=vision.image_size,
-            embed_dim=vision.hidden_size,
-            depth=vision.num_hidden_layers,
-            num_heads=vision.num_attention_heads,
-            out_chans=width,
-            norm_layer=partial(nn.LayerNorm, eps=vision.layer_norm_eps),
-            use_rel_pos=True,
-            window_size=vision.window_size,
-            global_attn_indexes=vision.global_attn_indexes,
-        )
-    else:
-        encoder = _Tensors(model.vision_encoder, vision.image_size)
-        weights = {k.replace("vision_encoder.", "kept_encoder.", 1): v for k, v in weights.items()}
-    for pattern, replacement in META_NAMES:
-        weights = {re.sub(pattern, replacement, k) if "kept_" not in k else k: v for k, v in weights.items()}
-    weights = {k.replace("kept_encoder.", "image_encoder.encoder."): v for k, v in weights.items()}
-    sam = Sam(encoder, prompts, masks)
-    sam.load_state_dict(weights)
-    for module in sam.mask_decoder.transformer.modules():  # their epsilon is 1e-5, that of the weights 1e-6
-        if isinstance(module, nn.LayerNorm):
-            module.eps = decoder.layer_norm_eps
-    return sam.eval()
-
-
-def versions() -> dict[str, str]:
-    """What ran."""
-    return {"sam_hf": sam_hf.__version__, "torch": torch.__version__, "transformers": transformers.__version__}

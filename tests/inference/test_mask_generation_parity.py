@@ -4,75 +4,14 @@ Meta's generator runs on Meta's prompt encoder and decoder with our weights, and
 is tested with the model.
 """
 
-import re
-
 import numpy as np
 import pytest
-import torch
+from meta_twin import meta_of
 from segment_anything import SamAutomaticMaskGenerator as MetaGenerator
-from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
 from sam_hf import SamAutomaticMaskGenerator, SamModel, SamProcessor
 from sam_hf.data.synthetic import SceneGenerator
 from sam_hf.masks import rle
-
-RENAMES = [
-    (r"shared_embedding\.positional_embedding", "pe_layer.positional_encoding_gaussian_matrix"),
-    (r"\.point_embed\.", ".point_embeddings."),
-    (r"mask_embed\.conv(\d)\.", lambda found: f"mask_downscaling.{3 * int(found[1]) - 3}."),
-    (r"mask_embed\.layer_norm(\d)\.", lambda found: f"mask_downscaling.{3 * int(found[1]) - 2}."),
-    (r"upscale_conv(\d)\.", lambda found: f"output_upscaling.{3 * int(found[1]) - 3}."),
-    (r"upscale_layer_norm\.", "output_upscaling.1."),
-    (r"((?:mlps\.\d|iou_prediction_head)\.)layers\.0\.", r"\1layers.1."),
-    (r"((?:mlps\.\d|iou_prediction_head)\.)proj_in\.", r"\1layers.0."),
-    (r"((?:mlps\.\d|iou_prediction_head)\.)proj_out\.", r"\1layers.2."),
-    (r"layer_norm_final_attn\.", "norm_final_attn."),
-    (r"layer_norm(\d)\.", r"norm\1."),
-]
-
-
-class _OurEncoder(torch.nn.Module):
-    """Our image encoder as Meta's `Sam` wants it."""
-
-    def __init__(self, model: SamModel):
-        super().__init__()
-        self.img_size = model.config.vision_config.image_size
-        self.encoder = model.vision_encoder
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.encoder(pixels)[0]
-
-
-def meta_of(model: SamModel) -> Sam:
-    """Meta's model with the sizes and weights of ours."""
-    prompt, decoder = model.config.prompt_encoder_config, model.config.mask_decoder_config
-    width, cells, side = decoder.hidden_size, prompt.image_embedding_size, prompt.image_size
-    transformer = TwoWayTransformer(
-        depth=2, embedding_dim=width, mlp_dim=decoder.mlp_dim, num_heads=decoder.num_attention_heads
-    )
-    for norm in transformer.layers.modules():
-        if isinstance(norm, torch.nn.LayerNorm):
-            norm.eps = decoder.layer_norm_eps
-    masks = MaskDecoder(
-        transformer_dim=width,
-        transformer=transformer,
-        num_multimask_outputs=3,
-        iou_head_depth=3,
-        iou_head_hidden_dim=decoder.iou_head_hidden_dim,
-    )
-    prompts = PromptEncoder(
-        embed_dim=width, image_embedding_size=(cells, cells), input_image_size=(side, side), mask_in_chans=16
-    )
-    meta = Sam(_OurEncoder(model), prompts, masks).eval()
-    weights = {
-        key: value for key, value in model.state_dict().items() if key.startswith(("prompt_encoder.", "mask_decoder."))
-    }
-    weights = {key: value for key, value in weights.items() if not key.startswith("prompt_encoder.text_")}
-    for pattern, replacement in RENAMES:
-        weights = {re.sub(pattern, replacement, key): value for key, value in weights.items()}
-    missing, unexpected = meta.load_state_dict(weights, strict=False)
-    assert not unexpected and all(key.startswith("image_encoder.") for key in missing)
-    return meta
 
 
 def assert_same(found: list[dict], expected: list[dict], least: int, ties: int = 0) -> None:
@@ -106,7 +45,11 @@ def _pixels(segmentation) -> np.ndarray:
 def tiny():
     """The embedded checkpoint, with the resizing filter that Meta uses, and Meta's twin."""
     model = SamModel.from_pretrained("tiny").eval()
-    return model, SamProcessor.from_pretrained("tiny", backend="pil"), meta_of(model)
+    return (
+        model,
+        SamProcessor.from_pretrained("tiny", backend="pil"),
+        meta_of(model, our_encoder=True, our_epsilon=True),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +127,7 @@ def test_same_run_lengths_to_the_last_bit(mode, tiny, scenes):
 def test_random_vit(varied_sam, scenes):
     """A plain ViT; its masks are scattered all over, with many holes and islands."""
     model, processor = varied_sam
-    models = (model, processor, meta_of(model))
+    models = (model, processor, meta_of(model, our_encoder=True, our_epsilon=True))
     options = {"points_per_side": 4, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0, "box_nms_thresh": 1.0}
     options |= {"crop_nms_thresh": 1.0}
     for extra in ({}, {"crop_n_layers": 1}, {"min_mask_region_area": 30}):

@@ -5,12 +5,10 @@ one prompt at a time, each with nothing but what that prompt has.
 """
 
 import itertools
-import re
-from functools import partial
 
 import pytest
 import torch
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from meta_twin import meta_of
 
 from sam_hf import SamConfig, SamModel
 
@@ -19,72 +17,6 @@ IOU_RANGE = 1.0
 EXACT = 1e-5  # of the range; ours against ours: float32 rounding, no more
 KINDS = ("points", "boxes", "masks")
 COMBINATIONS = [kinds for count in range(4) for kinds in itertools.combinations(KINDS, count)]
-RENAMES = [
-    (r"^vision_encoder\.", "image_encoder."),
-    (r"patch_embed\.projection\.", "patch_embed.proj."),
-    (r"^(image_encoder\.)layers\.", r"\1blocks."),
-    (r"neck\.conv1\.", "neck.0."),
-    (r"neck\.layer_norm1\.", "neck.1."),
-    (r"neck\.conv2\.", "neck.2."),
-    (r"neck\.layer_norm2\.", "neck.3."),
-    (r"shared_embedding\.positional_embedding", "pe_layer.positional_encoding_gaussian_matrix"),
-    (r"\.point_embed\.", ".point_embeddings."),
-    (r"mask_embed\.conv1\.", "mask_downscaling.0."),
-    (r"mask_embed\.layer_norm1\.", "mask_downscaling.1."),
-    (r"mask_embed\.conv2\.", "mask_downscaling.3."),
-    (r"mask_embed\.layer_norm2\.", "mask_downscaling.4."),
-    (r"mask_embed\.conv3\.", "mask_downscaling.6."),
-    (r"upscale_conv1\.", "output_upscaling.0."),
-    (r"upscale_layer_norm\.", "output_upscaling.1."),
-    (r"upscale_conv2\.", "output_upscaling.3."),
-    (r"((?:mlps\.\d|iou_prediction_head)\.)layers\.0\.", r"\1layers.1."),
-    (r"((?:mlps\.\d|iou_prediction_head)\.)proj_in\.", r"\1layers.0."),
-    (r"((?:mlps\.\d|iou_prediction_head)\.)proj_out\.", r"\1layers.2."),
-    (r"layer_norm_final_attn\.", "norm_final_attn."),
-    (r"layer_norm(\d)\.", r"norm\1."),
-]
-
-
-def meta_of(model) -> Sam:
-    """Meta's model with the sizes and weights of ours."""
-    vision, decoder = model.config.vision_config, model.config.mask_decoder_config
-    cells, width = vision.image_size // vision.patch_size, decoder.hidden_size
-    encoder = ImageEncoderViT(
-        img_size=vision.image_size,
-        patch_size=vision.patch_size,
-        embed_dim=vision.hidden_size,
-        depth=vision.num_hidden_layers,
-        num_heads=vision.num_attention_heads,
-        out_chans=width,
-        norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
-        use_rel_pos=True,
-        window_size=vision.window_size,
-        global_attn_indexes=vision.global_attn_indexes,
-    )
-    prompts = PromptEncoder(
-        embed_dim=width,
-        image_embedding_size=(cells, cells),
-        input_image_size=(vision.image_size, vision.image_size),
-        mask_in_chans=16,
-    )
-    transformer = TwoWayTransformer(
-        depth=2, embedding_dim=width, mlp_dim=decoder.mlp_dim, num_heads=decoder.num_attention_heads
-    )
-    masks = MaskDecoder(
-        transformer_dim=width,
-        transformer=transformer,
-        num_multimask_outputs=3,
-        iou_head_depth=3,
-        iou_head_hidden_dim=decoder.iou_head_hidden_dim,
-    )
-    sam = Sam(encoder, prompts, masks)
-    weights = model.state_dict()
-    del weights["shared_image_embedding.positional_embedding"]
-    for pattern, replacement in RENAMES:
-        weights = {re.sub(pattern, replacement, key): value for key, value in weights.items()}
-    assert set(weights) == set(sam.state_dict())
-    sam.load_state_dict(weights)
-    return sam.eval()
 
 
 def ask_meta(meta, embedding, points=None, labels=None, box=None, mask=None, multimask=True):
