@@ -118,11 +118,11 @@ def _has_kernel(dtype: torch.dtype, work: int = SMALL) -> bool:
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def _product(left: Tensor, right: Tensor) -> Tensor:
-    """left right^T: (n,d), (m,d) -> (n,m)."""
-    if not _has_kernel(left.dtype):
-        return left @ right.T
-    return _fused_linear(left, right, None, "none", [], "")
+def multiply(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+    """left right^T + bias, without a gradient on a CPU: (n,d), (m,d), (m,) -> (n,m)."""
+    if left.device.type != "cpu" or left.dtype != torch.float32 or not _has_kernel(left.dtype):
+        return F.linear(left, right, bias)
+    return _fused_linear(left, right, bias, "none", [], "")
 
 
 def attend_in_rows(
@@ -153,7 +153,7 @@ def attend_in_rows(
         queries, keys, values = query[place] * scale, key[place].contiguous(), value[place].T.contiguous()
         for first in range(0, tokens, step):
             part = slice(first, first + step)
-            pairs = _product(queries[part], keys).unflatten(1, (height, -1))  # (step, h, w)
+            pairs = multiply(queries[part], keys).unflatten(1, (height, -1))  # (step, h, w)
             pairs.add_(by_row[place][part, :, None]).add_(by_column[place][part, None, :])
-            attended[place][part] = _product(pairs.flatten(1).softmax(dim=-1), values)
+            attended[place][part] = multiply(pairs.flatten(1).softmax(dim=-1), values)
     return attended

@@ -19,12 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .cpu_inference import multiply
 from .few_token_attention import (
     ImageTokens,
     has_few_tokens,
     image_from_tokens,
     keys_and_values,
-    linear,
     mix_tokens,
     tokens_from_image,
     working_bytes,
@@ -322,7 +322,7 @@ class FastMaskDecoder:
             placed = images.tokens + images.positions
             key, value, query = (
                 to_image.separate_heads(
-                    linear(cells.flatten(0, 1), projection.weight, projection.bias).unflatten(0, cells.shape[:2])
+                    multiply(cells.flatten(0, 1), projection.weight, projection.bias).unflatten(0, cells.shape[:2])
                 )
                 for projection, cells in (
                     (to_image.k_proj, placed),

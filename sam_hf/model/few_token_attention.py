@@ -6,13 +6,13 @@ With x the image tokens and A the attention weights, per head (x Wk) q^T = x (Wk
 (A V) Wo = A (V Wo). A softmax does not see what is constant along it, so keys need no bias; its weights sum to one, so
 a bias behind it may stand before it.
 
-Source: Segment Anything, App. A, as two_way_transformer.py; for inference (`linear` records no gradients on a CPU).
+Source: Segment Anything, App. A, as two_way_transformer.py; for inference (`multiply` records no gradients on a CPU).
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .cpu_inference import multiply
 from .two_way_transformer import SamAttention
 
 # What is worked on at once. A CPU's caches hold one prompt's image tokens, 4 MiB for ViT-B; a GPU wants many.
@@ -114,13 +114,5 @@ def _per_head(features: Tensor, weights: Tensor) -> Tensor:
 def product(left: Tensor, right: Tensor) -> Tensor:
     """(n,r,k) times (n,k,c)."""
     if left.shape[0] == 1:
-        return linear(left[0], right[0].t()).unsqueeze(0)
+        return multiply(left[0], right[0].t()).unsqueeze(0)
     return left @ right
-
-
-def linear(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.linear` of (r,k) by (c,k); in float32 on a CPU by oneDNN, since torch's choice, MKL, halves an AMD's rate."""
-    known = features.device.type == "cpu" and features.dtype == torch.float32
-    if known and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled:
-        return torch.ops.mkldnn._linear_pointwise(features, weight, bias, "none", [], "")
-    return F.linear(features, weight, bias)

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .few_token_attention import linear, product, working_bytes
+from .cpu_inference import multiply
+from .few_token_attention import product, working_bytes
 from .mask_decoder import SamMaskDecoder
 
 
@@ -46,9 +47,9 @@ class MaskUpscaling:
         step = max(1, working_bytes(image.device) // row_bytes)
         for start in range(0, height, step):
             rows = slice(start, start + step)
-            parts = linear(image[:, rows].flatten(0, 2), *self._first).unflatten(1, (4, -1)).flatten(0, 1)
+            parts = multiply(image[:, rows].flatten(0, 2), *self._first).unflatten(1, (4, -1)).flatten(0, 1)
             parts = F.gelu(F.layer_norm(parts, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
-            parts = F.gelu(linear(parts, *self._second)).view(count, -1, hyper.shape[-1])  # (n,step*w*16,C/8)
+            parts = F.gelu(multiply(parts, *self._second)).view(count, -1, hyper.shape[-1])  # (n,step*w*16,C/8)
             logits = product(hyper, parts.transpose(1, 2)).unflatten(2, (-1, width, 2, 2, 2, 2))
             # Behind height and width stand the parts (y,x) of a cell and the parts (y,x) of those. Place by place,
             # because one permutation of all would copy pairs of numbers.

@@ -153,7 +153,5 @@ class SamTwoWayTransformer(nn.Module):
             queries, keys, _ = layer(
                 queries, keys, point_embeddings, image_positional_embeddings, attention_similarity, token_bias
             )
-        attended = self.final_attn_token_to_image(
-            queries + point_embeddings, keys + image_positional_embeddings, keys
-        )
+        attended = self.final_attn_token_to_image(queries + point_embeddings, keys + image_positional_embeddings, keys)
         return self.layer_norm_final_attn(queries + attended), keys

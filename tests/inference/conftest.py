@@ -4,7 +4,27 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def varied_sam():
+def vary():
+    """Gives a model weights with which every point has its own mask."""
+    import torch
+
+    def fill(model):
+        generator = torch.Generator().manual_seed(10)
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                noise = torch.randn(weight.shape, generator=generator)
+                if "positional_embedding" in name:
+                    weight.copy_(0.4 * noise)
+                elif weight.ndim > 1:
+                    weight.copy_(noise * (2.5 / weight[0].numel()) ** 0.5)
+                else:
+                    weight.copy_(0.1 * noise + ("norm" in name and name.endswith("weight")))
+
+    return fill
+
+
+@pytest.fixture(scope="session")
+def varied_sam(vary):
     """A small plain ViT (input 64 px) and its processor, which resizes with PIL as Meta does; all scores above 0."""
     import torch
 
@@ -17,16 +37,8 @@ def varied_sam():
     model = SamModel(
         SamConfig(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder)
     ).eval()
-    generator = torch.Generator().manual_seed(10)
+    vary(model)
     with torch.no_grad():
-        for name, weight in model.named_parameters():
-            noise = torch.randn(weight.shape, generator=generator)
-            if "positional_embedding" in name:
-                weight.copy_(0.4 * noise)
-            elif weight.ndim > 1:
-                weight.copy_(noise * (2.5 / weight[0].numel()) ** 0.5)
-            else:
-                weight.copy_(0.1 * noise + ("norm" in name and name.endswith("weight")))
         head = model.mask_decoder.iou_prediction_head.proj_out
         head.weight.mul_(0.1)
         head.bias.fill_(0.5)
