@@ -93,6 +93,7 @@ def first_prompts(
     image_size: int,
     box_noise: float = sampling.BOX_NOISE,
     box_noise_kind: str = "normal",
+    middle_clicks: float = 0.0,
 ) -> Prompts:
     """Simulates the first prompt of every mask.
 
@@ -105,6 +106,7 @@ def first_prompts(
         image_size: side of the model's input.
         box_noise: fraction of the side, see `prompt_sampling.jitter_boxes`.
         box_noise_kind: `"normal"` or `"uniform"`.
+        middle_clicks: fraction of the first points that lie in the mask's middle.
 
     Returns:
         The prompts; parts that no mask of this call got are None.
@@ -117,7 +119,7 @@ def first_prompts(
     one, several, box, mask, phrase = (has(part) for part in ("point", "points", "box", "mask", "text"))
     prompts = Prompts()
     if bool((one | several).any()):
-        prompts = prompts.with_point(sampling.sample_points(masks, image_size), _label(one | several))
+        prompts = prompts.with_point(sampling.sample_points(masks, image_size, middle_clicks), _label(one | several))
         if bool(several.any()):
             prompts = prompts.with_point(sampling.sample_points(low_masks, image_size), _label(several))
             third = several & (torch.rand(several.shape, device=several.device) < 0.5)

@@ -37,6 +37,8 @@ class PromptableConfig:
             that is given five clicks at once has none.
         ground_truth_clicks: fraction of later clicks drawn from the ground truth instead of the error region (0 in
             SAM, 0.1 in SAM 2).
+        middle_clicks: fraction of clicks, first and later, in the middle of the mask or error region instead of at a
+            random pixel (0 in the paper's training, 1 in its evaluation).
         box_noise: see `prompt_sampling.jitter_boxes`.
         box_noise_kind: `"normal"` (paper) or `"uniform"` (SAM 2).
         max_area: masks covering more of the image than this are left out (paper: 0.9).
@@ -66,6 +68,7 @@ class PromptableConfig:
     single_first: float = 0.0
     mask_prompt_drop: float = 0.0
     ground_truth_clicks: float = 0.0
+    middle_clicks: float = 0.0
     box_noise: float = 0.1
     box_noise_kind: str = "normal"
     max_area: float = 0.9
@@ -98,7 +101,7 @@ class PromptableConfig:
         low, high = self.rounds
         if not 1 <= low <= high:
             raise ValueError(f"rounds must be (smallest, largest) with 1 <= smallest <= largest, got {self.rounds}")
-        for name in ("single_first", "mask_prompt_drop", "ground_truth_clicks", "max_area"):
+        for name in ("single_first", "mask_prompt_drop", "ground_truth_clicks", "middle_clicks", "max_area"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
 

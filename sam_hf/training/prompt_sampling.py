@@ -8,11 +8,14 @@ the model adds 0.5 to what it is given, so the point that lands on the centre of
 Everything is vectorised over masks, uses the global torch generator of the masks' device, and allocates one integer
 map per call.
 
-Source: §3 and appendix A "Prompt sampling" / interactive segmentation.
+Source: §3 and appendix A "Prompt sampling" / interactive segmentation. Differs in: a fraction of the clicks may be put
+where people, and the paper's evaluation (appendix D.1), click: into the middle of what they mean.
 """
 
 from __future__ import annotations
 
+import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -54,12 +57,28 @@ def _random_pixel(region: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.where(count > 0, index, torch.zeros_like(index)), count
 
 
-def sample_points(masks: torch.Tensor, image_size: int) -> torch.Tensor:
-    """One uniformly random foreground point per mask.
+def _deepest_pixels(regions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The pixel of each region (n, H, W) bool that is farthest from its outside; the image's rim counts as outside.
+
+    Returns:
+        index: (n,) flat pixel index, 0 where the region is empty.
+        depth: (n,) that distance in pixels, 0 where the region is empty.
+    """
+    index, depth = np.zeros(len(regions), np.int64), np.zeros(len(regions), np.float32)
+    for i, region in enumerate(regions.to("cpu", torch.uint8).numpy()):
+        distance = cv2.distanceTransform(np.pad(region, 1), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+        index[i] = distance.argmax()
+        depth[i] = distance.flat[index[i]]
+    return torch.from_numpy(index).to(regions.device), torch.from_numpy(depth).to(regions.device)
+
+
+def sample_points(masks: torch.Tensor, image_size: int, middle: float = 0.0) -> torch.Tensor:
+    """One foreground point per mask, uniformly random or in the mask's middle.
 
     Args:
         masks: (B, P, H, W) bool or {0, 1}.
         image_size: side of the model's input in resized pixels.
+        middle: probability of the pixel that is farthest from the mask's boundary instead of a random one.
 
     Returns:
         (B, P, 2) xy in resized pixels; the top-left pixel for an empty mask (mask such prompts out).
@@ -68,14 +87,18 @@ def sample_points(masks: torch.Tensor, image_size: int) -> torch.Tensor:
         ValueError: `masks` is not four-dimensional.
     """
     _check_masks(masks)
-    index, _ = _random_pixel(masks.bool())
+    truth = masks.bool()
+    index, _ = _random_pixel(truth)
+    if middle > 0:
+        chosen = torch.rand(index.shape, device=index.device) < middle
+        index[chosen] = _deepest_pixels(truth[chosen])[0]
     return _to_resized_pixels(index, masks.shape[-1], masks.shape[-2], image_size)
 
 
 def sample_error_points(
-    predicted: torch.Tensor, masks: torch.Tensor, image_size: int
+    predicted: torch.Tensor, masks: torch.Tensor, image_size: int, middle: float = 0.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The next click: a uniformly random pixel on which prediction and ground truth disagree.
+    """The next click: a pixel on which prediction and ground truth disagree, uniformly random or in the middle.
 
     A missed pixel (false negative) gives a foreground point, a surplus pixel (false positive) a background point.
     Where the prediction is perfect the point comes from the ground truth with label 1 (the paper does not say; a
@@ -85,6 +108,8 @@ def sample_error_points(
         predicted: (B, P, H, W) bool, thresholded prediction.
         masks: (B, P, H, W) ground truth.
         image_size: side of the model's input in resized pixels.
+        middle: probability of the deepest pixel of the missed or the surplus region, whichever is deeper, instead of
+            a random one.
 
     Returns:
         points: (B, P, 2) xy in resized pixels.
@@ -100,6 +125,11 @@ def sample_error_points(
     error = predicted.bool() ^ truth
     region = torch.where(error.flatten(2).any(-1)[..., None, None], error, truth)
     index, count = _random_pixel(region)
+    if middle > 0:
+        chosen = torch.rand(index.shape, device=index.device) < middle
+        missed, missed_depth = _deepest_pixels((region & truth)[chosen])
+        surplus, surplus_depth = _deepest_pixels((region & ~truth)[chosen])
+        index[chosen] = torch.where(missed_depth >= surplus_depth, missed, surplus)
     labels = truth.flatten(2).gather(-1, index.unsqueeze(-1)).squeeze(-1).long()
     labels = torch.where(count > 0, labels, torch.full_like(labels, NO_POINT))
     return _to_resized_pixels(index, masks.shape[-1], masks.shape[-2], image_size), labels

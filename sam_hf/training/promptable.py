@@ -173,7 +173,8 @@ class SamForPromptableTraining(nn.Module):
         single_first, plan = round_plan(config, step)
         weights = config.first_prompts_single if single_first else config.first_prompts
         names, kinds = draw_kinds(weights, has_text, absent)
-        prompts = first_prompts(names, kinds, masks, truth, text, image_size, config.box_noise, config.box_noise_kind)
+        noise = (config.box_noise, config.box_noise_kind, config.middle_clicks)
+        prompts = first_prompts(names, kinds, masks, truth, text, image_size, *noise)
         rounds = [self._round(embeddings, prompts, truth, present, absent, multimask=not single_first)]
         for new_point in plan:
             prompts = self._next_prompts(prompts, rounds[-1]["logits"], truth, image_size, new_point)
@@ -238,7 +239,7 @@ class SamForPromptableTraining(nn.Module):
         """Prompts of a later round: previous `logits` (B, P, 4h, 4w) as mask prompt and, with `new_point`, one more
         click."""
         if new_point:
-            point, label = sampling.sample_error_points(logits > 0, truth, image_size)
+            point, label = sampling.sample_error_points(logits > 0, truth, image_size, self.config.middle_clicks)
             if self.config.ground_truth_clicks > 0:
                 other = sampling.sample_points(truth, image_size)
                 swap = torch.rand(label.shape, device=label.device) < self.config.ground_truth_clicks

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from sam_hf.evaluation.click_protocol import interior_point, next_click
 from sam_hf.training import prompt_sampling as sampling
 
 
@@ -120,3 +121,31 @@ def test_reduce_masks_keeps_what_covers_more_than_half_a_cell():
         sampling.reduce_masks(masks, (16, 16))
     with pytest.raises(ValueError, match=r"\(B, P, H, W\)"):
         sampling.sample_points(masks[0], 8)
+
+
+def test_a_click_in_the_middle_is_the_evaluations_first_click():
+    masks = torch.zeros(1, 2, 16, 16, dtype=torch.bool)
+    masks[0, 0, 2:13, 3:8] = True
+    masks[0, 1, :5, :9] = True  # at the rim, which counts as outside
+    points = sampling.sample_points(masks, 16, middle=1.0)[0]
+    assert [tuple(point) for point in points.int().tolist()] == [interior_point(mask.numpy()) for mask in masks[0]]
+
+
+def test_a_later_click_in_the_middle_is_the_evaluations_next_click():
+    truth, predicted = torch.zeros(2, 1, 4, 16, 16, dtype=torch.bool)
+    truth[0, 0, 2:9, 2:9] = True  # nothing found
+    predicted[0, 1, 4:14, 1:6] = True  # nothing there
+    truth[0, 2, 2:14, 2:14], predicted[0, 2, 2:14, 9:15] = True, True  # more missed than spilt
+    truth[0, 3, 2:9, 2:9] = predicted[0, 3, 2:9, 2:9] = True  # right
+    points, labels = sampling.sample_error_points(predicted, truth, 16, middle=1.0)
+    found = [(tuple(point), label) for point, label in zip(points[0].int().tolist(), labels[0].tolist(), strict=True)]
+    for index in (0, 2, 3):
+        assert found[index] == next_click(truth[0, index].numpy(), predicted[0, index].numpy())
+    (x, y), label = found[1]
+    assert label == 0 and predicted[0, 1, y, x]
+
+
+def test_the_fraction_of_clicks_in_the_middle_is_kept():
+    masks = torch.ones(1, 2000, 9, 9, dtype=torch.bool)
+    share = (sampling.sample_points(masks, 9, middle=0.5) == 4).all(-1).float().mean().item()
+    assert 0.45 < share < 0.57  # one random pixel in 81 is the middle one too
