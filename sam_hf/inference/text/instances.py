@@ -5,7 +5,7 @@ of "one or all" and of when a phrase is absent; `segmenter` does, for all of the
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -58,12 +58,13 @@ class TextAnswer:
 
     Attributes:
         phrase: As it was asked.
-        instances: Best first; none where the phrase is `absent`, or nothing was left of what was found.
+        instances: Best first; none where the phrase is `absent`, so that nobody draws what was not found.
         presence: Probability that the picture shows what the phrase names, in [0,1].
         absent: Whether `presence` is below the calibration's threshold.
         grounding: Which way was taken: "learned", "dense", "proposals" or "detector".
         heat_map: (h,w) float32 of where the phrase was seen, over the whole picture; None where the way has none.
         calibrated: Whether `presence` comes from a calibration fitted for this checkpoint, not from the defaults.
+        refused: What would have been the instances, were the phrase not `absent`; else empty.
     """
 
     phrase: str
@@ -73,6 +74,7 @@ class TextAnswer:
     grounding: str
     heat_map: np.ndarray | None = None
     calibrated: bool = False
+    refused: list[TextInstance] = field(default_factory=list)
 
 
 class Request(NamedTuple):
