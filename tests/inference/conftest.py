@@ -11,7 +11,7 @@ def vary():
     def fill(model):
         generator = torch.Generator().manual_seed(10)
         with torch.no_grad():
-            for name, weight in model.named_parameters():
+            for name, weight in [*model.named_parameters(), *model.named_buffers()]:
                 noise = torch.randn(weight.shape, generator=generator)
                 if "positional_embedding" in name:
                     weight.copy_(0.4 * noise)

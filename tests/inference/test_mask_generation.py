@@ -305,8 +305,7 @@ class TestBatchesAndStores:
 class TestPrecision:
     @pytest.mark.parametrize(("dtype", "pictures", "least_iou"), [(torch.bfloat16, 3, 0.98), (torch.float16, 1, 0.99)])
     def test_counts_and_masks_in_half_precision(self, dtype, pictures, least_iou):
-        """Of 12 pictures with 12 x 12 points, where float32 finds 99 masks, bfloat16 finds 98, float16 100; their mean
-        IoU with the nearest one is 0.993 and 0.9995."""
+        """What is measured on more pictures by `benchmarks/half_precision.py` and stated in docs/performance.md."""
         scenes = SceneGenerator(size=256, split="test", seed=0, font=False)
         options = {"points_per_side": 8, "pred_iou_thresh": 0.6, "stability_score_thresh": 0.7}
         full, half = (

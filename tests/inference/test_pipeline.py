@@ -40,7 +40,7 @@ WIDE, TALL = _picture(0, 100, 150), _picture(1, 90, 60)
 
 
 @pytest.fixture(scope="module")
-def varied_checkpoint(tmp_path_factory):
+def varied_checkpoint(tmp_path_factory, vary):
     """Folder of a plain "sam", saved by transformers, with a different mask at every point; input 64 px."""
     vision = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "mlp_dim": 48, "window_size": 4}
     vision |= {"image_size": 64, "patch_size": 8, "output_channels": 64, "num_pos_feats": 32}
@@ -51,16 +51,7 @@ def varied_checkpoint(tmp_path_factory):
         mask_decoder_config={"hidden_size": 64, "mlp_dim": 32, "num_attention_heads": 2, "iou_head_hidden_dim": 16},
     )
     model = transformers.SamModel(config)
-    generator = torch.Generator().manual_seed(10)
-    with torch.no_grad():
-        for name, weight in [*model.named_parameters(), *model.named_buffers()]:
-            noise = torch.randn(weight.shape, generator=generator)
-            if "positional_embedding" in name:
-                weight.copy_(0.4 * noise)
-            elif weight.ndim > 1:
-                weight.copy_(noise * (2.5 / weight[0].numel()) ** 0.5)
-            else:
-                weight.copy_(0.1 * noise + ("norm" in name and name.endswith("weight")))
+    vary(model)
     folder = tmp_path_factory.mktemp("varied-sam")
     model.save_pretrained(folder)
     sizes = {"size": {"longest_edge": 64}, "pad_size": {"height": 64, "width": 64}}
