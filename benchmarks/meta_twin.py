@@ -10,6 +10,28 @@ from torch import Tensor, nn
 
 from sam_hf import SamModel
 
+VITS = {
+    "vit-b": {
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "global_attn_indexes": [2, 5, 8, 11],
+    },
+    "vit-l": {
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "global_attn_indexes": [5, 11, 17, 23],
+    },
+    "vit-h": {
+        "hidden_size": 1280,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 16,
+        "global_attn_indexes": [7, 15, 23, 31],
+    },
+}
+"""`SamVisionConfig` of the three models that Meta released."""
+
 META_NAMES = [
     (r"^vision_encoder\.", "image_encoder."),
     (r"patch_embed\.projection\.", "patch_embed.proj."),

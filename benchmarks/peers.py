@@ -15,33 +15,13 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 import transformers
-from meta_twin import meta_of
+from meta_twin import VITS, meta_of
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from sam_hf import SamConfig, SamImageProcessor, SamModel, SamProcessor
 from sam_hf.training.resolution import at_resolution
 
-VITS = {
-    "vit-b": {
-        "hidden_size": 768,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "global_attn_indexes": [2, 5, 8, 11],
-    },
-    "vit-l": {
-        "hidden_size": 1024,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "global_attn_indexes": [5, 11, 17, 23],
-    },
-    "vit-h": {
-        "hidden_size": 1280,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 16,
-        "global_attn_indexes": [7, 15, 23, 31],
-    },
-}
 NAMES = ("tiny", *VITS)
 CHANNELS = torch.cat([torch.arange(64).repeat(2), torch.arange(64, 128).repeat(2)])
 """Channel of the embedded checkpoint that each of the 256 channels copies; sines stay before cosines."""

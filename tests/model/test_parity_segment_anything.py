@@ -8,7 +8,7 @@ import itertools
 
 import pytest
 import torch
-from meta_twin import meta_of
+from meta_twin import VITS, meta_of
 
 from sam_hf import SamConfig, SamModel
 
@@ -187,9 +187,11 @@ def test_non_square_images_through_the_whole_model(ours, meta, deviation):
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_real_size(draw, make_prompts, deviation):
-    """ViT-B at 1024 pixels; prompts of every kind in one ragged call."""
-    model = draw(SamModel(SamConfig(mask_decoder_config={"layer_norm_eps": 1e-5})), 0).eval()
+@pytest.mark.parametrize("name", VITS)
+def test_real_sizes(name, draw, make_prompts, deviation):
+    """1024 pixels; prompts of every kind in one ragged call."""
+    config = SamConfig(vision_config=VITS[name], mask_decoder_config={"layer_norm_eps": 1e-5})
+    model = draw(SamModel(config), 0).eval()
     meta = meta_of(model)
     pixels = torch.randn(1, 3, 1024, 1024, generator=torch.Generator().manual_seed(0))
     theirs = meta.image_encoder(pixels)

@@ -7,20 +7,13 @@ import logging
 import pytest
 import torch
 import transformers
+from meta_twin import VITS
 
 from sam_hf import SamConfig, SamModel, SamVisionConfig, SamVisionModel
 
 TOLERANCE = 1e-4  # of the range of the values compared
 IOU_RANGE = 1.0
 COMBINATIONS = [kinds for count in range(4) for kinds in itertools.combinations(("points", "boxes", "masks"), count)]
-
-REAL_SIZES = {
-    "ViT-B": {},
-    "ViT-L": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16},
-    "ViT-H": {"hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16},
-}
-REAL_SIZES["ViT-L"]["global_attn_indexes"] = [5, 11, 17, 23]
-REAL_SIZES["ViT-H"]["global_attn_indexes"] = [7, 15, 23, 31]
 
 
 def stock_of(model, attn_implementation=None):
@@ -221,9 +214,9 @@ def test_contradictory_sizes_are_refused(make_config):
 
 @pytest.mark.slow
 @torch.no_grad()
-@pytest.mark.parametrize("name", REAL_SIZES)
+@pytest.mark.parametrize("name", VITS)
 def test_real_sizes(name, draw, make_prompts, deviation):
-    model = draw(SamModel(SamConfig(vision_config=REAL_SIZES[name])), 0).eval()
+    model = draw(SamModel(SamConfig(vision_config=VITS[name])), 0).eval()
     stock = stock_of(model)
     pixels = torch.randn(1, 3, 1024, 1024, generator=torch.Generator().manual_seed(0))
     theirs = stock.get_image_embeddings(pixels)
