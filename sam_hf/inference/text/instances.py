@@ -4,6 +4,7 @@ A *grounding* is a way from phrases to masks: `request -> one Found per phrase`.
 of "one or all" and of when a phrase is absent; `segmenter` does, for all of them alike.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -58,13 +59,15 @@ class TextAnswer:
 
     Attributes:
         phrase: As it was asked.
-        instances: Best first; none where the phrase is `absent`, so that nobody draws what was not found.
+        instances: Best first; none where the phrase is `absent`, so that nobody draws what was not found, and where
+            there are fewer than asked for ("second cup from the left").
         presence: Probability that the picture shows what the phrase names, in [0,1].
         absent: Whether `presence` is below the calibration's threshold.
         grounding: Which way was taken: "learned", "dense", "proposals" or "detector".
         heat_map: (h,w) float32 of where the phrase was seen, over the whole picture; None where the way has none.
         calibrated: Whether `presence` comes from a calibration fitted for this checkpoint, not from the defaults.
         refused: What would have been the instances, were the phrase not `absent`; else empty.
+        evidence: What `presence` was made of, on the grounding's own scale; what a calibration is fitted to.
     """
 
     phrase: str
@@ -75,6 +78,7 @@ class TextAnswer:
     heat_map: np.ndarray | None = None
     calibrated: bool = False
     refused: list[TextInstance] = field(default_factory=list)
+    evidence: float = -math.inf
 
 
 class Request(NamedTuple):

@@ -1,8 +1,8 @@
 """From a grounding's evidence to the probability that a phrase is in the picture at all, and to a verdict.
 
 Evidence is on each grounding's own scale. A logistic curve, fitted to phrases that are and phrases that are not in
-their pictures, makes a probability of it; a threshold, chosen so that a wanted share of the present ones is kept, makes
-a verdict. Curves depend on the grounding and on the CLIP behind it, so they are kept by name, in a JSON file beside a
+their pictures, makes a probability of it; a threshold, chosen so that a wanted share of the present ones is kept, the
+verdict. Curves depend on the grounding and on the CLIP behind it, so they are kept by name, in a JSON file beside a
 checkpoint's weights. What no curve was fitted for is judged by a default that refuses little, and answers say so.
 
 Source: Platt's scaling; as many present as absent ones are assumed, whatever was counted.
