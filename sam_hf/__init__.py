@@ -9,6 +9,8 @@ from sam_hf.inference.embedding_store import EmbeddingStore, ImageEmbedding
 from sam_hf.inference.mask_generation import SamAutomaticMaskGenerator
 from sam_hf.inference.pipeline import SamMaskGenerationPipeline, pipeline
 from sam_hf.inference.predictor import SamPredictor
+from sam_hf.inference.text.instances import TextAnswer, TextInstance
+from sam_hf.inference.text.segmenter import SamTextSegmenter
 from sam_hf.model.checkpoint_names import EMBEDDED_FOLDER as EMBEDDED
 from sam_hf.model.configuration_sam import (
     SamConfig,
@@ -40,9 +42,12 @@ __all__ = [
     "SamProcessor",
     "SamPromptEncoderConfig",
     "SamTextConfig",
+    "SamTextSegmenter",
     "SamTinyViTConfig",
     "SamVisionConfig",
     "SamVisionModel",
+    "TextAnswer",
+    "TextInstance",
     "__version__",
     "pipeline",
     "register",
