@@ -12,12 +12,13 @@ input. Where nothing is found, and with crops of tiny pictures, Meta's fails and
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from sam_hf.inference.crop_search import Crop, CropSearch, layer_points
+from sam_hf.inference.embedding_store import ImageEmbedding
 from sam_hf.inference.everything_options import (
     OUTPUT_MODES,
     PRESETS,
@@ -37,6 +38,9 @@ from sam_hf.model.image_loading import is_pil_image, load_image_tensor, open_ima
 from sam_hf.model.image_operations import height_width
 from sam_hf.model.modeling_sam import SamModel
 from sam_hf.model.processing_sam import SamProcessor
+
+if TYPE_CHECKING:
+    from sam_hf.inference.text.clip_encoder import ClipEncoder
 
 __all__ = [
     "OUTPUT_MODES",
@@ -152,24 +156,45 @@ class SamAutomaticMaskGenerator:
 
     # --- three ways to ask ---------------------------------------------------------------------------------------
 
-    def generate(self, image: Any) -> list[dict[str, Any]]:
+    def generate(
+        self,
+        image: Any,
+        *,
+        text: Sequence[str] | None = None,
+        clip: "ClipEncoder | None" = None,
+        embedding: ImageEmbedding | None = None,
+    ) -> list[dict[str, Any]]:
         """Finds all masks of a picture.
 
         Args:
             image: A path, a PIL image, an array or tensor (H,W,3) or (3,H,W); see `sam_hf.model.image_loading`.
+            text: Names to choose from; each mask gets one, or "other". See `sam_hf.inference.text.naming`.
+            clip: What reads names and looks at masks.
+            embedding: Of this picture, from the predictor's `encode`; None: it is asked for it.
 
         Returns:
             One record per mask in the form of SA-1B's annotations, numbers as Python's own, original pixels:
             `segmentation` (see `output_mode`: (H,W) bool, or `size` and `counts` that go into JSON), `area`, `bbox`
             xywh from the first to the last pixel, `predicted_iou`, `point_coords` [[x, y]] that was asked about,
             `stability_score`, `crop_box` xywh. Without crops best predicted IoU first, with crops smallest crops
-            first. Nothing found: an empty list.
+            first. Nothing found: an empty list. With `text` also `label` and `label_probability`.
 
         Raises:
-            ValueError, TypeError: If the image cannot be used.
+            ValueError, TypeError: If the image or a name cannot be used, names come without `clip`, or the embedding
+                is another's.
         """
         image, pixels = _read(image, "image")
-        return self._last(self._events(pixels, self._encode_whole(image, pixels), previews=False))
+        if text is not None:
+            from sam_hf.inference.text.naming import name_masks, read_names  # it needs nothing of CLIP otherwise
+
+            read_names(text)
+            if clip is None:
+                raise ValueError("clip: expected a ClipEncoder, which reads the names in text; got None")
+        whole = self._encode_whole(image, pixels) if embedding is None else self._known(embedding, pixels)
+        records = self._last(self._events(pixels, whole, previews=False))
+        if text is None:
+            return records
+        return name_masks(clip, pixels if pixels.dtype == torch.uint8 else pixels.round().byte(), records, text)
 
     def generate_batch(self, images: Sequence[Any]) -> list[list[dict[str, Any]]]:
         """Finds all masks of several pictures, of any sizes; on a GPU they are encoded together.
@@ -288,6 +313,14 @@ class SamAutomaticMaskGenerator:
     def _encode_whole(self, image: Any, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
         # Floats are given as they came: on the scale to 255 a nearly black picture would be taken for one up to 1.
         embedding = self.predictor.encode(pixels if pixels.dtype == torch.uint8 else image)
+        return embedding.tensor, embedding.input_size
+
+    def _known(self, embedding: ImageEmbedding, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        if embedding.revision != self.predictor.revision:
+            raise ValueError("embedding was made by other encoder weights than these: call encode(image) again")
+        if tuple(embedding.original_size) != tuple(pixels.shape[-2:]):
+            sizes = f"one of {embedding.original_size}, the image has {tuple(pixels.shape[-2:])}"
+            raise ValueError(f"embedding: expected that of the image, got {sizes}")
         return embedding.tensor, embedding.input_size
 
     def _views(
