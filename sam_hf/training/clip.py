@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ def copy_text_tower(clip: nn.Module, model: nn.Module) -> None:
     tower = model.prompt_encoder.text_encoder
     if tower is None:
         raise ValueError("model has no text branch: give its SamConfig a text_config")
-    source = clip.state_dict()
+    source = getattr(clip, "text", clip).state_dict()  # open_clip's CustomTextCLIP keeps it in a module of its own
     wanted = tower.state_dict()
     wrong = [name for name, value in wanted.items() if name not in source or source[name].shape != value.shape]
     if wrong:
@@ -163,11 +164,13 @@ def _multi_positive(logits: torch.Tensor, positive: torch.Tensor) -> torch.Tenso
     return -(log_probability.sum(-1) / positive.sum(-1)).mean()
 
 
-def normalise_crops(images: torch.Tensor) -> torch.Tensor:
-    """(..., 3, s, s) uint8 -> float32, ImageNet mean and deviation."""
+def normalise_crops(
+    images: torch.Tensor, mean: Sequence[float] = IMAGE_MEAN, std: Sequence[float] = IMAGE_STD
+) -> torch.Tensor:
+    """(..., 3, s, s) uint8 -> float32 by a CLIP's mean and deviation; the default is our small CLIP's (ImageNet's)."""
     shape = (3, 1, 1)
-    mean = torch.tensor(IMAGE_MEAN, device=images.device).view(shape)
-    return (images.float() / 255 - mean) / torch.tensor(IMAGE_STD, device=images.device).view(shape)
+    centred = images.float() / 255 - torch.tensor(mean, device=images.device).view(shape)
+    return centred / torch.tensor(std, device=images.device).view(shape)
 
 
 class CropEncoder:
@@ -179,11 +182,21 @@ class CropEncoder:
         clip: an open_clip CLIP.
         masked_attention: in the last attention layer the output token attends only to positions inside the mask
             (ViT towers and the attention pool of ResNet towers).
+        mean, std: what its images are normalised by.
+        batch_size: crops at once; bounds the memory.
     """
 
-    def __init__(self, clip: nn.Module, masked_attention: bool = False) -> None:
+    def __init__(
+        self,
+        clip: nn.Module,
+        masked_attention: bool = False,
+        mean: Sequence[float] = IMAGE_MEAN,
+        std: Sequence[float] = IMAGE_STD,
+        batch_size: int = 64,
+    ) -> None:
         self.clip = copy.deepcopy(clip).eval().requires_grad_(False)
         self.masked_attention = masked_attention
+        self.mean, self.std, self.batch_size = tuple(mean), tuple(std), batch_size
 
     @torch.no_grad()
     def __call__(self, crops: torch.Tensor, crop_masks: torch.Tensor) -> torch.Tensor:
@@ -193,12 +206,18 @@ class CropEncoder:
             ValueError: masked attention is asked of a tower that has no attention at its end.
         """
         self.clip.to(crops.device)
-        images = normalise_crops(crops.flatten(0, 1))
-        if self.masked_attention:
-            vectors = masked_image_features(self.clip.visual, images, crop_masks.flatten(0, 1))
-        else:
-            vectors = self.clip.encode_image(images)
+        parts = zip(
+            crops.flatten(0, 1).split(self.batch_size), crop_masks.flatten(0, 1).split(self.batch_size), strict=True
+        )
+        vectors = torch.cat([self._encode(*part) for part in parts])
         return F.normalize(vectors.float(), dim=-1).unflatten(0, crops.shape[:2])
+
+    def _encode(self, crops: torch.Tensor, crop_masks: torch.Tensor) -> torch.Tensor:
+        """(n, 3, s, s) and (n, s, s) -> (n, D)."""
+        images = normalise_crops(crops, self.mean, self.std)
+        if self.masked_attention:
+            return masked_image_features(self.clip.visual, images, crop_masks)
+        return self.clip.encode_image(images)
 
 
 def masked_image_features(visual: nn.Module, images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
@@ -229,16 +248,25 @@ def masked_image_features(visual: nn.Module, images: torch.Tensor, masks: torch.
         for block in blocks:
             tokens = block(tokens)
         blocked = _blocked_positions(masks, side).to(tokens.device)  # (n, 1 + L)
-        bias = torch.zeros(len(tokens), tokens.shape[1], tokens.shape[1], device=tokens.device)
-        bias[:, 0].masked_fill_(blocked, -torch.inf)
-        heads = last.attn.num_heads
-        tokens = last(tokens, attn_mask=bias.repeat_interleave(heads, 0))
-        pooled, _ = visual._pool(tokens)
+        pooled, _ = visual._pool(_last_block(last, tokens, blocked))
         return pooled @ visual.proj if visual.proj is not None else pooled
     if isinstance(visual, ModifiedResNet):
         features = visual.layer4(visual.layer3(visual.layer2(visual.layer1(visual.stem(images)))))
         return _masked_pool(visual.attnpool, features, _blocked_positions(masks, features.shape[-1]))
     raise ValueError(f"masked attention needs a VisionTransformer or ModifiedResNet, got {type(visual).__name__}")
+
+
+def _last_block(block: nn.Module, tokens: torch.Tensor, blocked: torch.Tensor) -> torch.Tensor:
+    """The output token (n, 1, C) after an open_clip block in which it does not see what is `blocked` (n, T).
+
+    No other token is wanted any more, so none is computed: at 577 tokens the mask for all would take gigabytes.
+    """
+    seen = block.ln_1(tokens)
+    bias = torch.zeros_like(blocked, dtype=seen.dtype).masked_fill_(blocked, -torch.inf)[:, None]  # (n, 1, T)
+    bias = bias.repeat_interleave(block.attn.num_heads, 0)
+    attended = block.attn(seen[:, :1], seen, seen, need_weights=False, attn_mask=bias)[0]
+    output = tokens[:, :1] + block.ls_1(attended)
+    return output + block.ls_2(block.mlp(block.ln_2(output)))
 
 
 def _blocked_positions(masks: torch.Tensor, side: int) -> torch.Tensor:

@@ -84,6 +84,15 @@ class SamForPromptableTraining(nn.Module):
             )
         self.register_buffer("text_shift", text_means[1] - text_means[0] if text_means else None, persistent=False)
 
+    def train(self, mode: bool = True) -> SamForPromptableTraining:
+        """As ever, but encoders that are frozen stay as at inference: no drop path, and batch norm keeps its
+        statistics."""
+        super().train(mode)
+        for encoder in (self.model.vision_encoder, self.model.prompt_encoder.text_encoder):
+            if encoder is not None and not any(parameter.requires_grad for parameter in encoder.parameters()):
+                encoder.eval()
+        return self
+
     def forward(
         self,
         pixel_values: torch.Tensor,

@@ -47,8 +47,8 @@ class TrainerConfig:
         accumulate: forward passes per optimizer step.
         lr, weight_decay, betas: AdamW.
         layer_decay, lr_multipliers: see `optimization.parameter_groups`.
-        schedule, warmup_steps, final_lr: see `optimization.lr_factor`; progress is the larger of step and time
-            fraction.
+        schedule, warmup_steps, final_lr, milestones: see `optimization.lr_factor`; progress is the larger of step and
+            time fraction.
         max_grad_norm: L2 norm to clip at.
         ema_decay: decay of the averaged weights, 0 for none.
         mixed_precision: `"no"`, `"bf16"` or `"fp16"`.
@@ -74,6 +74,7 @@ class TrainerConfig:
     schedule: str = "cosine"
     warmup_steps: int = 250
     final_lr: float = 0.01
+    milestones: tuple[float, ...] = (2 / 3, 0.963)
     max_grad_norm: float = 1.0
     ema_decay: float = 0.999
     mixed_precision: str = "no"
@@ -299,7 +300,8 @@ class Trainer:
     def _one_step(self, batches: Iterator[Any]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """One optimizer step: (last batch, detached values to log)."""
         config = self.config
-        factor = lr_factor(config.schedule, self.progress(), self.step, config.warmup_steps, config.final_lr)
+        shape = (config.warmup_steps, config.final_lr, config.milestones)
+        factor = lr_factor(config.schedule, self.progress(), self.step, *shape)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
         extra = {"step": self.step} if self._takes_step else {}
