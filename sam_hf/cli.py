@@ -49,6 +49,16 @@ class Precision(str, Enum):
     float16 = "float16"
 
 
+class Grounding(str, Enum):
+    """Ways from a phrase to masks."""
+
+    auto = "auto"
+    learned = "learned"
+    dense = "dense"
+    proposals = "proposals"
+    detector = "detector"
+
+
 class RunLengths(str, Enum):
     """How masks stand in a JSON file."""
 
@@ -94,7 +104,15 @@ def segment(
     background_point: Annotated[list[str] | None, typer.Option(help="x,y beside the object; repeatable.")] = None,
     box: Annotated[str | None, typer.Option(help="left,top,right,bottom around the object.")] = None,
     mask: Annotated[str | None, typer.Option(help="Image file with a rough mask, bright inside.")] = None,
-    text: Annotated[str | None, typer.Option(help="Phrase for the object.")] = None,
+    text: Annotated[str | None, typer.Option(help="Phrase for the object, or for several.")] = None,
+    negative_text: Annotated[
+        list[str] | None, typer.Option(help="Phrase for what is not meant; repeatable.", show_default=False)
+    ] = None,
+    grounding: Annotated[Grounding | None, typer.Option(help="How to find what the phrase names.")] = None,
+    clip: Annotated[
+        str | None, typer.Option(help="CLIP for checkpoints without text: ARCHITECTURE/TAG of open_clip, a folder.")
+    ] = None,
+    detector: Annotated[str | None, typer.Option(help="Hub id of a zero-shot object detector.")] = None,
     model: Annotated[str, typer.Option(help='"tiny" (embedded, small), a Hub id or a folder.')] = "tiny",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("out"),
@@ -107,10 +125,14 @@ def segment(
     """Segment one object in each image, prompted by points, a box, a rough mask or a phrase, alone or together.
 
     Coordinates are pixels of the upright image, from its upper left corner. Writes overlay, mask and cut-out as PNG
-    and a JSON with COCO RLE and scores per image.
+    and a JSON with COCO RLE and scores per image. A phrase for several ("two dogs", "cups"), with a place ("the left
+    cup"), for a checkpoint without a text branch (--clip), or with --grounding, --negative-text or --detector gives
+    all instances and whether the phrase is in the image at all.
     """
+    finding = {"negative_text": negative_text, "grounding": grounding, "clip": clip, "detector": detector}
     try:
         prompts = _prompts(point, background_point, box, mask, text)
+        looks_for = _looks_for(prompts.text, finding, multimask)
         paths, problems = image_files.find_images(images)
         rough = [] if mask is None else [image_files.find_image(mask)]
         names = result_files.name_results(paths)
@@ -118,14 +140,25 @@ def segment(
         result_files.check_places(places, [*paths, *rough], overwrite)
         result_files.prepare_folder(out)
         predictor = _load(model, revision, device, dtype)
-        if prompts.text is not None:
-            predictor.require_text()
+        if prompts.text is not None and predictor.model.config.text_config is None:
+            if clip is None and detector is None:
+                raise ValueError(
+                    "text: this checkpoint has no text branch; add --clip, such as --clip ViT-B-16-quickgelu/openai, "
+                    "or --detector, or use --model tiny"
+                )
+            looks_for = True
+        segmenter = _text_segmenter(predictor, model, revision, clip, detector, grounding) if looks_for else None
     except ValueError as error:
         raise UsageProblem(str(error)) from error
 
     from sam_hf.inference.file_segmentation import segment_file
+    from sam_hf.inference.text.file_answer import answer_file
 
     def work(path: Path, name: str, report: Callable[[str], None]) -> str:
+        if segmenter is not None:
+            way = "auto" if grounding is None else grounding.value
+            result = answer_file(segmenter, path, prompts, out, name, negative_text or (), way, model, report)
+            return json.dumps(result, ensure_ascii=False) if as_json else _found(result, out)
         result = segment_file(predictor, path, prompts, out, name, multimask, model, report)
         return json.dumps(result, ensure_ascii=False) if as_json else _summary(result, out)
 
@@ -231,6 +264,45 @@ def _prompts(
     if len(prompts) == 0:
         raise ValueError("say what to segment with --point, --background-point, --box, --mask or --text")
     return prompts
+
+
+def _looks_for(text: str | None, finding: dict[str, Any], multimask: bool) -> bool:
+    """Whether a phrase is to be looked for, with a verdict and all instances, rather than decoded once."""
+    given = [f"--{name.replace('_', '-')}" for name, value in finding.items() if value]
+    if text is None:
+        if given:
+            raise ValueError(f"{given[0]} expects a phrase: add --text")
+        return False
+    from sam_hf.inference.text.position_words import read_phrase
+
+    reading = read_phrase(text)
+    looks_for = bool(given or reading.places or reading.several)
+    if looks_for and multimask:
+        raise ValueError("--multimask gives the three masks of one prompt: leave it out, or what asks for instances")
+    return looks_for
+
+
+def _text_segmenter(
+    predictor: "SamPredictor",
+    model: str,
+    revision: str | None,
+    clip: str | None,
+    detector: str | None,
+    grounding: Grounding | None,
+) -> Any:
+    from sam_hf.inference.text.segmenter import SamTextSegmenter, find_calibration
+
+    if clip is None and model == "tiny":
+        clip = "tiny"  # it comes with one
+    segmenter = SamTextSegmenter(predictor, clip, detector, find_calibration(model, revision=revision))
+    with _progress("preparing the way from text to masks"):
+        try:
+            segmenter.grounding(segmenter.automatic if grounding in (None, Grounding.auto) else grounding.value)
+        except (OSError, ImportError, ValueError) as error:
+            raise ValueError(
+                _first_line(error).replace("clip=", "--clip ").replace("detector=", "--detector ")
+            ) from error
+    return segmenter
 
 
 def _load(model: str, revision: str | None, device: str | None, dtype: Precision) -> "SamPredictor":
@@ -346,6 +418,15 @@ def _summary(result: dict[str, Any], out: Path) -> str:
     share = 100 * best["area"] / (result["width"] * result["height"])
     found = f"{share:.1f} % of the image" if best["area"] else "nothing found"
     return f"{result['image']}: {found}, predicted IoU {best['predicted_iou']:.2f} -> {out / best['overlay']}"
+
+
+def _found(result: dict[str, Any], out: Path) -> str:
+    count = len(result["masks"])
+    found = f"{count} instance{'s' if count > 1 else ''}" if count else "nothing found"
+    if result["absent"]:
+        found = "not there"
+    sure = f"presence {result['presence']:.2f}{'' if result['calibrated'] else ' (not calibrated)'}"
+    return f"{result['image']}: {found}, {sure}, by {result['grounding']} -> {out / result['overlay']}"
 
 
 def _print(line: str) -> None:
