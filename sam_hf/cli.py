@@ -234,6 +234,14 @@ def train_tiny(context: typer.Context) -> None:
     _run_recipe(tiny.main, context)
 
 
+@train_app.command("text", context_settings=PASS_ON)
+def train_text(context: typer.Context) -> None:
+    """Give any SAM checkpoint a text branch (--help lists the options)."""
+    from sam_hf.training.recipes import text_command
+
+    _run_recipe(text_command.main, context)
+
+
 @evaluate_app.command("synthetic", context_settings=PASS_ON)
 def evaluate_synthetic(context: typer.Context) -> None:
     """Evaluate a checkpoint on held-out synthetic scenes and print the table (--help lists the options)."""

@@ -220,6 +220,17 @@ class CropEncoder:
         return self.clip.encode_image(images)
 
 
+def can_mask_attention(visual: nn.Module) -> bool:
+    """Whether `masked_image_features` takes this open_clip image tower."""
+    from open_clip.modified_resnet import ModifiedResNet
+    from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+
+    if isinstance(visual, VisionTransformer):
+        plain = isinstance(visual.transformer.resblocks[-1], ResidualAttentionBlock) and visual.transformer.batch_first
+        return plain and visual.attn_pool is None and visual.pool_type == "tok"
+    return isinstance(visual, ModifiedResNet)
+
+
 def masked_image_features(visual: nn.Module, images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """Output of an open_clip image tower whose output token sees, in the last attention layer, only the mask.
 
@@ -232,28 +243,28 @@ def masked_image_features(visual: nn.Module, images: torch.Tensor, masks: torch.
         (n, D), not normalised.
 
     Raises:
-        ValueError: the tower is of another kind.
+        ValueError: the tower is of another kind, see `can_mask_attention`.
 
     Source: appendix D.5.
     """
-    from open_clip.modified_resnet import ModifiedResNet
     from open_clip.transformer import VisionTransformer
 
+    if not can_mask_attention(visual):
+        raise ValueError(
+            "masked attention needs a ModifiedResNet, or a VisionTransformer with an output token, "
+            f"got {type(visual).__name__}"
+        )
     if isinstance(visual, VisionTransformer):
         tokens = visual._embeds(images)  # (n, 1 + L, width)
         side = int((tokens.shape[1] - 1) ** 0.5)
         *blocks, last = visual.transformer.resblocks
-        if not visual.transformer.batch_first:
-            raise ValueError("masked attention needs a batch-first open_clip transformer")
         for block in blocks:
             tokens = block(tokens)
         blocked = _blocked_positions(masks, side).to(tokens.device)  # (n, 1 + L)
         pooled, _ = visual._pool(_last_block(last, tokens, blocked))
         return pooled @ visual.proj if visual.proj is not None else pooled
-    if isinstance(visual, ModifiedResNet):
-        features = visual.layer4(visual.layer3(visual.layer2(visual.layer1(visual.stem(images)))))
-        return _masked_pool(visual.attnpool, features, _blocked_positions(masks, features.shape[-1]))
-    raise ValueError(f"masked attention needs a VisionTransformer or ModifiedResNet, got {type(visual).__name__}")
+    features = visual.layer4(visual.layer3(visual.layer2(visual.layer1(visual.stem(images)))))
+    return _masked_pool(visual.attnpool, features, _blocked_positions(masks, features.shape[-1]))
 
 
 def _last_block(block: nn.Module, tokens: torch.Tensor, blocked: torch.Tensor) -> torch.Tensor:
