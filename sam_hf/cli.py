@@ -250,6 +250,14 @@ def evaluate_synthetic(context: typer.Context) -> None:
     _run_recipe(synthetic.main, context)
 
 
+@evaluate_app.command("text", context_settings=PASS_ON)
+def evaluate_text(context: typer.Context) -> None:
+    """Measure how well phrases become masks, by every grounding side by side (--help lists the options)."""
+    from sam_hf.evaluation import text_command
+
+    _run_recipe(text_command.main, context)
+
+
 def _run_recipe(run: Callable[[Sequence[str]], int | None], context: typer.Context) -> None:
     try:
         raise typer.Exit(run(context.args) or 0)

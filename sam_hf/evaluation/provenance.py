@@ -6,12 +6,15 @@ import platform
 import shlex
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import cv2
 import torch
 
-__all__ = ["describe_run", "fingerprint", "portable_name"]
+from ..data.glyphs import find_emoji_font
+
+__all__ = ["describe_run", "fingerprint", "font_name", "portable_name"]
 
 PACKAGES = ("torch", "transformers", "open_clip_torch", "numpy", "scikit-image")
 
@@ -28,6 +31,14 @@ def fingerprint(model: torch.nn.Module) -> str:
 def portable_name(checkpoint: str) -> str:
     """A checkpoint's name without the folders above it where it is an absolute path; those mean nothing elsewhere."""
     return os.path.basename(os.path.normpath(checkpoint)) if os.path.isabs(checkpoint) else checkpoint
+
+
+def font_name(font: str | os.PathLike | bool | None) -> str | None:
+    """Which font drew the glyphs: file name and digest, since another release draws them differently."""
+    if font is False:
+        return None
+    path = Path(find_emoji_font(font))
+    return f"{path.name} sha256:{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
 
 
 def _versions() -> dict[str, str | None]:

@@ -21,7 +21,15 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .summary import ROWS
 
-__all__ = ["format_absent", "format_table", "model_index", "read_report", "render_card", "write_report"]
+__all__ = [
+    "format_absent",
+    "format_table",
+    "markdown_table",
+    "model_index",
+    "read_report",
+    "render_card",
+    "write_report",
+]
 
 NOT_MEASURED = "not measured"
 HEAD = re.compile(r"\A---\r?\n(.*?)\r?\n---\r?\n", re.DOTALL)
@@ -46,7 +54,8 @@ def _cell(entry: dict | None) -> str:
     return f"{entry['mean']:.3f} ±{entry['stderr']:.3f}"
 
 
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
+def markdown_table(lines: Sequence[Sequence[str]]) -> str:
+    """Cells, the first line being the head, as a table that reads well in a terminal and renders as Markdown."""
     widths = [max(len(line[index]) for line in lines) for index in range(len(lines[0]))]
     rule = ["-" * width for width in widths]
     padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in (lines[0], rule)]
@@ -87,7 +96,7 @@ def format_table(results: dict, notes: bool = True) -> str:
         cells = [_cell(groups[group][column]) if groups else NOT_MEASURED for _, group, column in COLUMNS]
         # Markdown would strip the leading spaces that set a baseline off
         lines.append([label.replace("  ", "· ", 1) if label.startswith("  ") else label, *cells])
-    table = _markdown(lines)
+    table = markdown_table(lines)
     if not notes:
         return table
     setup, objects = results.get("setup", {}), results.get("counts", {}).get("objects", {})

@@ -10,12 +10,10 @@ Source: Segment Anything, §7.1 and App. D.1 (clicks, best predicted of three, o
 """
 
 import argparse
-import hashlib
 import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +21,6 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from ..data.glyphs import find_emoji_font
 from ..data.synthetic import SceneGenerator
 from .baselines import (
     GRABCUT_ITERATIONS,
@@ -33,7 +30,7 @@ from .baselines import (
     region_under,
 )
 from .click_protocol import interior_point, next_click, rough_mask, tight_box
-from .provenance import describe_run, portable_name
+from .provenance import describe_run, font_name, portable_name
 from .scene_decoder import Decode, Decoded, SceneEncoder
 from .scores import mask_iou
 from .summary import summarise
@@ -162,14 +159,6 @@ def measure_scene(
     return records, misses
 
 
-def _font_name(font: str | os.PathLike | bool | None) -> str | None:
-    """Which font drew the glyphs: file name and digest, since another release draws them differently."""
-    if font is False:
-        return None
-    path = Path(find_emoji_font(font))
-    return f"{path.name} sha256:{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
-
-
 def _batches(generator: Callable[[int], Any], scenes: int, batch_size: int, progress: bool) -> Iterator[list]:
     console = Console(stderr=True)
     starts = range(0, scenes, batch_size)
@@ -250,7 +239,7 @@ def evaluate(
         "felzenszwalb": {"scale": setting[0], "sigma": setting[1], "mean_iou_on_train_scenes": tried},
         "grabcut": {"iterations": GRABCUT_ITERATIONS},
     }
-    protocol = {"split": split, "scenes": scenes, "size": size, "seed": seed, "font": _font_name(font)}
+    protocol = {"split": split, "scenes": scenes, "size": size, "seed": seed, "font": font_name(font)}
     results["setup"] = protocol | describe_run(model, name=name, command=command)
     return results
 

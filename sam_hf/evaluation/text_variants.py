@@ -1,0 +1,160 @@
+"""Two runs beside the plain one: fitting the verdict "absent", and comparing variants of one choice.
+
+A calibration must not have seen the phrases that it is judged by, nor those that the model was trained on: it is
+fitted on scenes of the train split, made from a seed of their own.
+"""
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+
+from ..data.text_samples import TextSample
+from ..inference.text.dense_features import ATTENTIONS
+from ..inference.text.ranking import RANKING_VIEWS
+from ..inference.text.segmenter import calibration_name
+from ..inference.text.templates import BACKGROUND, PHOTO, PLAIN, SCENE
+from ..inference.text.verdict import Calibration
+from ..inference.text.views import VIEWS
+from .report import write_report
+from .text_scores import KEEP_PRESENT
+from .text_to_mask import Contender
+
+__all__ = ["ABLATIONS", "fit_calibration", "read_option", "save_calibration", "variants", "with_options"]
+
+CALIBRATION_SEED = 7777  # no recipe trains on the scenes of this seed
+
+# Choice -> the grounding that makes it, its option, and what is compared; the first is the package's own choice.
+ABLATIONS: dict[str, tuple[str, str, dict[str, Sequence[str] | str]]] = {
+    "views": (
+        "proposals",
+        "views",
+        {" + ".join(RANKING_VIEWS): RANKING_VIEWS}
+        | {view: (view,) for view in VIEWS}
+        | {"crop + blurred": ("crop", "blurred"), "all four": VIEWS},
+    ),
+    "templates": (
+        "proposals",
+        "templates",
+        {"the phrase alone": PLAIN, f"photos ({len(PHOTO)})": PHOTO, f"scenes ({len(SCENE)})": SCENE},
+    ),
+    "background": (
+        "proposals",
+        "background",
+        {
+            f"all {len(BACKGROUND)} words": BACKGROUND,
+            "every other word": BACKGROUND[::2],
+            ", ".join(BACKGROUND[-3:]): BACKGROUND[-3:],
+        },
+    ),
+    "attention": ("dense", "attention", {"nacl": "nacl"} | {name: name for name in ATTENTIONS if name != "nacl"}),
+}
+
+
+def variants(
+    choice: str,
+    make: Callable[[Mapping[str, Mapping[str, Any]]], Any],
+    grounding: str | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[Contender]:
+    """One contender per variant of a choice, all else equal.
+
+    Args:
+        choice: "views", "templates", "background" or "attention".
+        make: Makes a segmenter of options by grounding, {"dense": {"attention": "plain"}}; share the predictor and
+            the CLIP between those it makes.
+        grounding: Whose choice; None: the one that `ABLATIONS` names.
+        options: Further options by grounding, the same for all.
+
+    Raises:
+        ValueError: There is no such choice.
+    """
+    if choice not in ABLATIONS:
+        raise ValueError(f"ablate: expected one of {', '.join(ABLATIONS)}, got {choice!r}")
+    usual, option, values = ABLATIONS[choice]
+    grounding = usual if grounding is None else grounding
+    return [
+        Contender(label, make(with_options(options or {}, grounding, {option: value})), grounding)
+        for label, value in values.items()
+    ]
+
+
+def with_options(
+    options: Mapping[str, Mapping[str, Any]], grounding: str, more: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Options by grounding, with more for one of them."""
+    merged = {name: dict(given) for name, given in options.items()}
+    merged[grounding] = merged.get(grounding, {}) | dict(more)
+    return merged
+
+
+def read_option(typed: str) -> tuple[str, str, Any]:
+    """Reads "GROUNDING.NAME=VALUE", such as "proposals.points_per_side=8" or 'dense.views=["crop"]'.
+
+    Returns:
+        Grounding, name and value; the value is read as JSON, or else taken as text.
+
+    Raises:
+        ValueError: It has another form.
+    """
+    place, equals, value = typed.partition("=")
+    grounding, dot, name = place.partition(".")
+    if not (equals and dot and grounding and name.isidentifier()):
+        raise ValueError(f"option: expected GROUNDING.NAME=VALUE, such as proposals.points_per_side=8, got {typed!r}")
+    try:
+        return grounding, name, json.loads(value)
+    except json.JSONDecodeError:
+        return grounding, name, value
+
+
+def fit_calibration(
+    segmenter: Any,
+    pictures: Iterable[Sequence[TextSample]],
+    groundings: Sequence[str],
+    *,
+    keep: float = KEEP_PRESENT,
+    instances: str = "one",
+    total: int | None = None,
+    progress: bool = True,
+) -> Calibration:
+    """Fits when a phrase is absent, one curve per grounding.
+
+    Args:
+        segmenter: A `SamTextSegmenter`; its own calibration plays no part, but its other curves stay.
+        pictures: Present and absent phrases of each picture: training data, never what is evaluated.
+        groundings: Ways by name; "auto" is none of its own.
+        keep: Share of the present phrases that the verdict keeps.
+        instances: As they will be asked for.
+        total: How many pictures, for the progress bar.
+        progress: Show it on stderr.
+
+    Raises:
+        ValueError: "auto" is among the groundings, or there are no present or no absent phrases.
+    """
+    if "auto" in groundings:
+        raise ValueError("grounding: expected the ways themselves to calibrate, such as learned or dense; got auto")
+    evidence: dict[str, tuple[list, list]] = defaultdict(lambda: ([], []))
+    console = Console(stderr=True)
+    for samples in track(pictures, "calibrating", total=total, console=console, transient=True, disable=not progress):
+        image = samples[0].image
+        for name in groundings:
+            answers = segmenter.segment(
+                image, [sample.phrase for sample in samples], grounding=name, instances=instances
+            )
+            for sample, answer in zip(samples, answers, strict=True):
+                evidence[name][sample.absent].append(answer.evidence)
+    calibration = Calibration(segmenter.calibration.curves)
+    for name in groundings:
+        calibration.fit(calibration_name(segmenter.grounding(name)), *evidence[name], keep=keep)
+    return calibration
+
+
+def save_calibration(calibration: Calibration, path: str | os.PathLike) -> Path:
+    """Writes the curves into a file, in one move; `Calibration.load` and `--calibration` read it."""
+    return write_report({name: asdict(curve) for name, curve in calibration.curves.items()}, path)

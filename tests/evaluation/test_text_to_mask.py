@@ -1,0 +1,289 @@
+"""Text to mask: what is counted, what is timed, and that nobody gains by another's work."""
+
+import json
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from sam_hf.data.text_samples import TextSample
+from sam_hf.evaluation import text_command
+from sam_hf.evaluation.text_data import open_pictures
+from sam_hf.evaluation.text_report import format_text_results
+from sam_hf.evaluation.text_scores import (
+    PhraseRecord,
+    PictureTimes,
+    operating_point,
+    resampled,
+    summarise_phrases,
+    summarise_times,
+)
+from sam_hf.evaluation.text_to_mask import Contender, evaluate_text, measure_picture
+from sam_hf.evaluation.text_variants import fit_calibration, read_option, save_calibration, variants
+from sam_hf.inference.text.instances import TextAnswer
+from sam_hf.inference.text.verdict import Calibration
+
+
+def _bar(left, right):
+    mask = np.zeros((20, 40), bool)
+    mask[5:15, left:right] = True
+    return mask
+
+
+LEFT, RIGHT = _bar(2, 12), _bar(20, 30)
+KNOWN = {"left bar": [LEFT], "right bar": [RIGHT], "bars": [LEFT, RIGHT]}
+
+
+def _samples(image_id=0):
+    image = np.full((20, 40, 3), 60 + image_id, np.uint8)
+
+    def sample(phrase, masks, group="seen"):
+        return TextSample(phrase, image_id, not masks, group, None, lambda: image, lambda: masks)
+
+    named = [sample(phrase, masks, "all" if len(masks) > 1 else "one") for phrase, masks in KNOWN.items()]
+    return [*named, sample("star", []), sample("cat", [])]
+
+
+class Knowing:
+    """A segmenter that knows the phrases; half of every mask without a click, and `cat` is seen everywhere."""
+
+    def __init__(self, share=0.5, threshold=0.0):
+        self.share, self.threshold, self.calibration = share, threshold, Calibration()
+        self.asked, self.encoded = [], []
+        self.predictor = SimpleNamespace(encode=self._encode, decode=self._decode)
+
+    def _encode(self, image):
+        self.encoded.append(image.tobytes())
+        return "embedding"
+
+    def _decode(self, embedding, points, labels):
+        assert embedding == "embedding" and labels.tolist() == [1]
+        x, y = points[0].astype(int)
+        hit = next(mask for mask in (LEFT, RIGHT) if mask[y, x])
+        return SimpleNamespace(masks=np.stack([~hit, hit & _bar(0, 25)]), scores=np.array([0.1, 0.9]))
+
+    def grounding(self, name):
+        return SimpleNamespace(name=name)
+
+    def segment(self, image, text, points=None, labels=None, grounding="auto", instances="auto"):
+        if not isinstance(text, str):
+            return [self.segment(image, phrase, points, labels, grounding, instances) for phrase in text]
+        self.asked.append((text, grounding, instances, image.tobytes()))
+        masks = KNOWN.get(text, [np.ones((20, 40), bool)])
+        if points is None:
+            masks = [mask & _bar(0, 7) | mask & _bar(20, 25) for mask in masks] if self.share == 0.5 else masks
+        found = [SimpleNamespace(mask=mask) for mask in masks]
+        evidence = {"star": -math.inf, "cat": 0.5, "bars": -0.5}.get(text, 2.0)
+        absent = evidence < self.threshold
+        seen = [] if evidence == -math.inf else found
+        presence = 1 / (1 + math.exp(-evidence)) if seen else 0.0
+        way = "dense" if grounding == "auto" else grounding
+        shown, hidden = ([], seen) if absent else (seen, [])
+        return TextAnswer(text, shown, presence, absent, way, refused=hidden, evidence=evidence)
+
+
+@pytest.fixture
+def results():
+    half, whole = Knowing(), Knowing(share=1)
+    contenders = [Contender("auto", half, "auto"), Contender("learned", whole, "learned")]
+    return evaluate_text(contenders, [_samples(0), _samples(1)], instances="all", progress=False)
+
+
+def test_unions_are_compared_verdict_aside_and_after_it(results):
+    half, whole = (results["rows"][label]["masks"] for label in ("auto", "learned"))
+    assert half["mean_iou"]["mean"] == pytest.approx(0.5) and half["ciou"]["mean"] == pytest.approx(0.5)
+    assert half["precision_0.5"]["mean"] == 0 and whole["precision_0.9"]["mean"] == 1
+    assert whole["mean_iou"] == {"mean": 1.0, "stderr": 0.0, "ci95": [1.0, 1.0], "n": 6}
+    assert whole["mean_iou_after_verdict"]["mean"] == pytest.approx(2 / 3)  # "bars" are refused
+    assert results["rows"]["learned"]["groups"]["all"]["n"] == 2
+    assert results["counts"] == {"pictures": 2, "present": 6, "absent": 4, "instances": 8, "without_a_mask": 0}
+    assert results["rows"]["auto"]["ways"] == {"dense": 10}
+
+
+def test_phrases_that_name_one_thing_are_asked_with_a_click(results):
+    means = results["rows"]["auto"]["interaction"]
+    assert [means[name]["mean"] for name in ("text", "click", "text_click")] == pytest.approx([0.5, 0.75, 1.0])
+    assert means["text_click"]["n"] == 4
+    silent = evaluate_text([Contender("a", Knowing(), "dense")], [_samples()], clicks=False, progress=False)
+    assert silent["rows"]["a"]["interaction"] is None
+    assert "Phrase against phrase + click: not measured." in format_text_results(silent)
+
+
+def test_absent_phrases(results):
+    absent = results["rows"]["auto"]["absent"]
+    # evidence: present 2, 2, -0.5 per picture; absent 0.5 and nothing at all
+    assert absent["auroc"]["mean"] == pytest.approx((2 + 2 + 1) / 6)
+    assert absent["threshold"] == -0.5 and absent["kept"]["mean"] == 1 and absent["false_alarms"]["mean"] == 0.5
+    assert absent["verdict_kept"]["mean"] == pytest.approx(2 / 3)
+    assert absent["verdict_false_alarms"]["mean"] == 0.5
+
+
+def test_where_too_little_is_found_the_point_says_so():
+    assert operating_point([1, 2, 3, 4, 5], [0, 1.5, 2.5, 9], keep=0.8) == {
+        "threshold": 2.0,
+        "kept": 0.8,
+        "false_alarms": 0.5,
+    }
+    point = operating_point([1, -np.inf, -np.inf], [-np.inf, 0.5], keep=0.8)
+    assert point == {"threshold": 1.0, "kept": pytest.approx(1 / 3), "false_alarms": 0.0}
+    assert operating_point([-np.inf], [0.0]) is None and operating_point([1.0], []) is None
+    with pytest.raises(ValueError, match="keep: expected a share"):
+        operating_point([1.0], [0.0], keep=0)
+
+
+def _record(picture, way, evidence, presence, absent=False, iou=1.0):
+    return PhraseRecord(picture, "g", absent, way, evidence, presence, False, 1, 1, int(100 * iou), 100)
+
+
+def test_two_groundings_are_compared_by_probability():
+    mixed = [_record(0, "dense", 9.0, 0.6), _record(1, "proposals", -1.0, 0.7), _record(2, "dense", 8.0, 0.1, True)]
+    assert summarise_phrases(mixed)["absent"]["auroc"]["mean"] == 1.0
+    alone = [_record(0, "dense", 9.0, 1.0), _record(1, "dense", 60.0, 1.0), _record(2, "dense", 50.0, 1.0, True)]
+    assert summarise_phrases(alone)["absent"]["auroc"]["mean"] == 0.5  # presence alone would call it a tie of all
+    assert summarise_phrases(alone[:2])["absent"] is None
+
+
+def test_error_bars_are_of_pictures():
+    values, pictures = np.array([0.0] * 50 + [1.0] * 50), np.repeat([0, 1], 50)
+    narrow = resampled(lambda rows: float(values[rows].mean()), np.arange(100))
+    wide = resampled(lambda rows: float(values[rows].mean()), pictures)
+    assert narrow["mean"] == wide["mean"] == 0.5 and wide["stderr"] > 4 * narrow["stderr"]
+    assert resampled(lambda rows: 1.0, np.zeros(3))["stderr"] is None
+    assert resampled(lambda rows: None, pictures) is None
+
+
+def test_times_are_multiples_of_an_encoding(results):
+    times = [PictureTimes(0.2, (0.4, 0.02, 0.04)), PictureTimes(0.1, (0.2, 0.06))]
+    assert summarise_times(times) == {
+        "first_phrase": pytest.approx(2.0),
+        "further_phrase": pytest.approx(0.04 / 0.15),
+        "pictures": 2,
+    }
+    assert summarise_times([PictureTimes(math.nan, (1.0,))]) is None
+    assert summarise_times([PictureTimes(0.1, (0.1,))])["further_phrase"] is None
+    assert results["rows"]["auto"]["time"]["pictures"] == 2
+
+
+def test_no_contender_finds_anothers_work_done():
+    shared = Knowing()
+    contenders = [Contender(name, shared, name) for name in ("learned", "dense", "proposals")]
+    evaluate_text(contenders, [_samples()], progress=False)
+    assert len(set(shared.encoded)) == 3
+    assert {
+        way: len({image for _, name, _, image in shared.asked if name == way}) for way in ("learned", "dense")
+    } == {
+        "learned": 1,  # the same copy all the time: further phrases shall find their picture encoded
+        "dense": 1,
+    }
+    first, last = (np.frombuffer(shared.encoded[index], np.uint8).astype(int) for index in (0, 2))
+    assert np.abs(first - last).max() == 1
+
+
+def test_a_segmenter_without_a_predictor_is_measured_without_its_encoding():
+    bare = Knowing()
+    del bare.predictor
+    records, times = measure_picture(Contender("a", bare, "dense"), _samples())
+    assert [record.absent for record in records] == [False] * 3 + [True] * 2
+    assert math.isnan(times.encode) and len(times.phrases) == 5
+    assert records[0].text_click == 1.0 and math.isnan(records[0].click)
+    with pytest.raises(ValueError, match="samples: expected at least one phrase"):
+        measure_picture(Contender("a", bare, "dense"), [])
+
+
+def test_what_cannot_be_evaluated_is_refused():
+    one = Contender("a", Knowing(), "dense")
+    with pytest.raises(ValueError, match="contenders: expected one or more with different labels"):
+        evaluate_text([one, one], [_samples()], progress=False)
+    nothing = TextSample("bar", 0, False, "g", None, lambda: np.zeros((20, 40, 3), np.uint8), lambda: [LEFT & False])
+    with pytest.raises(ValueError, match="pictures: expected at least one phrase"):
+        evaluate_text([one], [[nothing]], progress=False)
+    mixed = evaluate_text([one], [[nothing, *_samples()]], progress=False)
+    assert mixed["counts"]["without_a_mask"] == 1 and mixed["counts"]["present"] == 3
+
+
+def test_the_tables_show_every_row(results):
+    table = format_text_results(results)
+    lines = table.splitlines()
+    assert sum(line.startswith("| learned ") for line in lines) == 5
+    assert "1.000 ±0.000" in table and "auto answered by dense (10)." in table and "AUROC" in table
+    json.dumps(results, allow_nan=False)
+
+
+def test_the_verdict_is_fitted_to_the_evidence(tmp_path):
+    segmenter = Knowing()
+    kept = Calibration()
+    kept.fit("other", [1.0], [0.0])
+    segmenter.calibration = kept
+    calibration = fit_calibration(segmenter, [_samples(0), _samples(1)], ["dense"], keep=0.6, progress=False)
+    curve = calibration.curve("dense")
+    assert curve.threshold == 2.0 and curve.kept == pytest.approx(2 / 3) and curve.refused == 1.0
+    path = save_calibration(calibration, tmp_path / "mine.json")
+    assert Calibration.load(path).curves == calibration.curves and "other" in calibration
+    with pytest.raises(ValueError, match="grounding: expected the ways themselves"):
+        fit_calibration(segmenter, [_samples()], ["auto"], progress=False)
+
+
+def test_variants_differ_in_one_option():
+    made = []
+
+    def make(options):
+        made.append(options)
+        return Knowing()
+
+    contenders = variants("attention", make, options={"dense": {"size": 64}, "proposals": {"also": 0.3}})
+    assert contenders[0].label == "nacl" and all(one.grounding == "dense" for one in contenders)
+    assert [options["dense"]["attention"] for options in made] == [one.label for one in contenders]
+    assert all(options["dense"]["size"] == 64 and options["proposals"] == {"also": 0.3} for options in made)
+    assert {one.grounding for one in variants("views", make, grounding="dense")} == {"dense"}
+    with pytest.raises(ValueError, match="ablate: expected one of"):
+        variants("colour", make)
+    assert read_option('dense.views=["crop"]') == ("dense", "views", ["crop"])
+    assert read_option("dense.attention=plain") == ("dense", "attention", "plain")
+    with pytest.raises(ValueError, match="option: expected GROUNDING.NAME=VALUE"):
+        read_option("views=crop")
+
+
+def test_pictures_are_drawn_by_seed(tmp_path):
+    tasks = [{"image_id": n, "phrase": f"cup {n}", "Polygons": [[[[1, 1], [5, 1], [5, 5]]]]} for n in range(9)]
+    tasks.append({"image_id": 3, "phrase": " ", "Polygons": []})
+    (tmp_path / "images").mkdir()
+    (tmp_path / "refer_test.json").write_text(json.dumps(tasks))
+    sizes = [{"image_id": n, "width": 8, "height": 8} for n in range(9)]
+    (tmp_path / "image_data_split.json").write_text(json.dumps(sizes))
+    with pytest.raises(ValueError, match="images: 4 of 4 pictures do not exist"):
+        open_pictures("phrasecut", tmp_path, limit=4)
+    for n in range(9):
+        (tmp_path / "images" / f"{n}.jpg").write_bytes(b"")
+    chosen = [open_pictures("phrasecut", tmp_path, limit=4, seed=seed) for seed in (0, 0, 1)]
+    drawn = [[samples[0].image_id for samples in pictures.phrases] for pictures in chosen]
+    assert drawn[0] == drawn[1] != drawn[2] and len(drawn[0]) == 4
+    assert chosen[0].facts["blank_phrases"] == 1 and chosen[0].facts["pictures_in_split"] == 9
+    with pytest.raises(ValueError, match="root: expected the folder of lvis"):
+        open_pictures("lvis")
+    with pytest.raises(ValueError, match="data: expected one of"):
+        open_pictures("coco")
+
+
+@pytest.mark.filterwarnings("ignore:text:UserWarning")  # this checkpoint reads 14 tokens
+def test_the_command_on_a_checkpoint(text_checkpoint, tmp_path, capsys):
+    output, fitted = tmp_path / "results.json", tmp_path / "calibration.json"
+    common = ["--model", str(text_checkpoint), "--shapes-only", "--limit", "2", "--size", "64", "--device", "cpu"]
+    assert text_command.main([*common, "--calibrate", str(fitted)]) == 0
+    assert list(Calibration.load(fitted).curves) == ["learned"]
+    arguments = [*common, "--grounding", "learned", "auto", "--calibration", str(fitted), "--output", str(output)]
+    assert text_command.main([*arguments, "--option", "learned.max_instances=2"]) == 0
+    assert "| learned |" in capsys.readouterr().out
+    results = json.loads(output.read_text())
+    assert set(results["rows"]) == {"learned", "auto"}
+    means = [results["rows"][name]["masks"]["mean_iou"]["mean"] for name in ("auto", "learned")]
+    assert means[0] == pytest.approx(means[1], abs=0.05)  # the same way, on copies that differ in one bit
+    assert results["rows"]["learned"]["time"]["first_phrase"] > 0
+    setup = results["setup"]
+    assert setup["split"] == "test" and setup["seed"] == 0 and len(setup["fingerprint"]) == 64
+    assert setup["options"] == {"learned": {"max_instances": 2}}
+    assert str(tmp_path) not in output.read_text() and str(text_checkpoint.parent) not in output.read_text()
+    with pytest.raises(ValueError, match="calibrate: fits on the train split alone"):
+        text_command.main([*common, "--calibrate", str(fitted), "--split", "test"])
+    with pytest.raises(ValueError, match="option: .*unknown_option"):
+        text_command.main([*common, "--option", "learned.unknown_option=1"])
