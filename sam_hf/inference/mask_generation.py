@@ -185,7 +185,7 @@ class SamAutomaticMaskGenerator:
         """
         image, pixels = _read(image, "image")
         if text is not None:
-            from sam_hf.inference.text.naming import name_masks, read_names  # it needs nothing of CLIP otherwise
+            from sam_hf.inference.text.naming import name_masks, read_names  # not needed without names
 
             read_names(text)
             if clip is None:

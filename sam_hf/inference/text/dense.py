@@ -134,7 +134,8 @@ class DenseGrounding:
             if not masks:
                 found.append(Found([], -np.inf, whole))
                 continue
-            instances, seen = self._judge(request, phrase, whole, masks, request.wants_several(index))
+            several = request.wants_several(index) and not placement.names_one
+            instances, seen = self._judge(request, phrase, whole, masks, several)
             # Both looks count: a hot spot whose mask shows something else, and a mask that fits in a cold place.
             cells = _to_frame(odds[index], request, smoothing=0)
             felt = float(cells[_low_mask(cells, instances[0])].max(initial=float(odds[index].min())))

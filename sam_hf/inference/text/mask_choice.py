@@ -98,13 +98,16 @@ def choose(
         The mask; its score is text probability times predicted IoU.
 
     Raises:
-        ValueError: If the phrase is blank, neither points, a box nor a mask is given, or one of them is wrong.
+        ValueError: If the phrase is blank, there is neither a foreground point nor a box nor a mask, or one of them is
+            wrong.
         TypeError: If the phrase is no string.
     """
     request = Request(predictor, embedding, pixels, (text,), tuple(negatives), points, labels, box, mask_input)
-    if not request.has_geometry:
-        raise ValueError("points: expected points, a box or a mask_input, got none; the text only chooses among masks")
     answers = geometry_answers(request)
+    if not answers:
+        raise ValueError(
+            "points: expected a foreground point, a box or a mask_input for the text to choose from its masks"
+        )
     odds = _log_odds(clip, pixels, [one.mask for one in answers], text, negatives, views, templates, background)
     quality = np.array([one.predicted_iou for one in answers])
     index = _best(odds, quality)

@@ -49,6 +49,12 @@ class Placement:
             return True
         return contained(mask, self._mask, IN_MASK) or contained(self._mask, mask, IN_MASK)
 
+    @property
+    def names_one(self) -> bool:
+        """Whether something is pointed at: then the phrases are about that one object. Background points alone say
+        only which are not meant."""
+        return len(self.foreground) > 0 or self.box is not None or self._mask is not None
+
     def points_with(self, guess: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
         """Points (n,2) and labels (n,) to ask about: those given, and a guess where none is given in the foreground.
 
@@ -71,14 +77,15 @@ def geometry_answers(request: Request) -> list[TextInstance]:
     found.
 
     Returns:
-        Without `text_probability`, the predicted IoU as score; masks may be empty. None if no geometry was given.
+        Without `text_probability`, the predicted IoU as score; masks may be empty. None if nothing was pointed at.
     """
-    if not request.has_geometry:
+    placement = Placement(request)
+    if not placement.names_one:
         return []
     answer = request.predictor.decode(
         request.embedding, request.points, request.labels, request.box, request.mask_input, multimask_output=True
     )
-    foreground = Placement(request).foreground
+    foreground = placement.foreground
     return to_instances(request, *answer, points=[foreground[0] if len(foreground) else None] * 3)
 
 

@@ -114,7 +114,12 @@ class ProposalGrounding:
         if own:
             seen = mask_vectors(self.clip, request.pixels, [one.mask for one in own], self.views)
             vectors = torch.cat([vectors, seen])
-        allowed = self._allowed(request, candidates, len(proposals.records))
+        placement = Placement(request)
+        allowed = [
+            index for index, one in enumerate(candidates) if not request.has_geometry or placement.fits(_mask(one))
+        ]
+        # What was pointed at gets an answer, even where all that SAM has to say misses a point.
+        allowed = allowed or list(range(len(proposals.records), len(candidates)))
         if not allowed:
             return [Found([], -np.inf) for _ in request.phrases]
         candidates = [candidates[index] for index in allowed]
@@ -122,7 +127,9 @@ class ProposalGrounding:
             self.clip, vectors[allowed], request.phrases, request.negatives, self.templates, self.background
         ).numpy()  # (n,P)
         return [
-            self._found(request, candidates, odds[:, column], request.wants_several(column))
+            self._found(
+                request, candidates, odds[:, column], request.wants_several(column) and not placement.names_one
+            )
             for column in range(len(request.phrases))
         ]
 
@@ -141,15 +148,6 @@ class ProposalGrounding:
         found = _Proposals(records, mask_vectors(self.clip, request.pixels, masks, self.views))
         self._kept.put(key, found)
         return found
-
-    @staticmethod
-    def _allowed(request: Request, candidates: Sequence[dict[str, Any] | TextInstance], first_own: int) -> list[int]:
-        """Those that fit the geometry; what was pointed at gets an answer, even where SAM's misses a point."""
-        if not request.has_geometry:
-            return list(range(len(candidates)))
-        placement = Placement(request)
-        fitting = [index for index, one in enumerate(candidates) if placement.fits(_mask(one))]
-        return fitting or list(range(first_own, len(candidates)))
 
     def _found(
         self, request: Request, candidates: Sequence[dict[str, Any] | TextInstance], odds: np.ndarray, several: bool

@@ -1,0 +1,131 @@
+"""How surely a phrase names a mask: judged per mask, against background and negatives, in bounded memory."""
+
+import numpy as np
+import pytest
+import torch
+
+from sam_hf.inference.text import ranking
+from sam_hf.inference.text.ranking import by_score, differences, log_odds, mask_vectors, rank
+from sam_hf.inference.text.templates import BACKGROUND
+from sam_hf.masks import rle
+
+
+@pytest.fixture(scope="module")
+def scene(draw):
+    image, masks = draw([("red", 40, 40, 22), ("blue", 110, 70, 26), ("red", 60, 95, 15)])
+    return torch.from_numpy(image).permute(2, 0, 1), masks
+
+
+def test_phrases_are_true_of_their_masks_and_of_no_other(colour_clip, scene):
+    found = rank(colour_clip, *scene, ["a red thing", "blue", "something green"])
+    assert found.shape == (3, 3) and found.dtype == np.float32
+    assert (found[[0, 2], 0] > 0.9).all() and found[1, 0] < 0.1
+    assert found[1, 1] > 0.9 and (found[[0, 2], 1] < 0.1).all()
+    assert (found[:, 2] < 0.1).all()  # nothing is green: no mask has to win
+
+
+def test_neither_other_masks_nor_other_phrases_change_the_answer(colour_clip, scene):
+    pixels, masks = scene
+    together = rank(colour_clip, pixels, masks, ["red", "reddish red", "blue"])
+    alone = rank(colour_clip, pixels, masks[:1], ["red"])
+    np.testing.assert_allclose(together[0, 0], alone[0, 0], rtol=1e-5)
+    np.testing.assert_allclose(together[:, 0], together[:, 1], rtol=1e-5)
+
+
+def test_negatives_take_what_is_theirs(colour_clip, scene):
+    plain = rank(colour_clip, *scene, ["red blue"])  # violet, as it were: half true of both
+    against = rank(colour_clip, *scene, ["red blue"], negatives=["blue"])
+    assert against[1, 0] < 0.5 * plain[1, 0]
+    np.testing.assert_allclose(against[0, 0], plain[0, 0], rtol=0.05)
+
+
+def test_a_background_word_is_no_rival_of_itself(colour_clip, scene):
+    grey = ["sky"]  # to this CLIP the same as every word of the background
+    common = {"views": ("crop",), "background": ("sky", "red wall")}
+    assert rank(colour_clip, *scene, ["dragon"], **common)[1, 0] < 0.55  # "sky" is as good
+    assert rank(colour_clip, *scene, grey, **common)[1, 0] > 0.9
+    assert rank(colour_clip, *scene, ["The  SKY there"], **common)[1, 0] > 0.9
+    assert rank(colour_clip, *scene, ["skyline"], **common)[1, 0] < 0.55
+    # The user's own negative stays, whatever words it has.
+    assert rank(colour_clip, *scene, ["sky"], negatives=["sky"], **common)[1, 0] < 0.55
+
+
+def test_masks_may_be_encoded_and_known_vectors_cost_no_picture(colour_clip, scene):
+    pixels, masks = scene
+    expected = rank(colour_clip, pixels, masks, ["red"])
+    np.testing.assert_array_equal(rank(colour_clip, pixels, [rle.encode(mask) for mask in masks], ["red"]), expected)
+    vectors = mask_vectors(colour_clip, pixels, masks)
+    before = colour_clip.calls["pictures"]
+    np.testing.assert_array_equal(rank(colour_clip, pixels, masks, ["red"], vectors=vectors), expected)
+    assert colour_clip.calls["pictures"] == before
+
+
+def test_the_views_asked_for_are_shown(colour_clip, scene):
+    pixels, masks = scene
+    one = mask_vectors(colour_clip, pixels, masks, ["crop"])
+    other = mask_vectors(colour_clip, pixels, masks, ["dimmed"])
+    both = mask_vectors(colour_clip, pixels, masks, ["crop", "dimmed"])
+    assert colour_clip.calls["pictures"] == 3 + 3 + 6
+    torch.testing.assert_close(both, (one + other) / 2)
+    assert not torch.allclose(one, other)
+
+
+def test_an_empty_mask_means_nothing(colour_clip, scene):
+    pixels, masks = scene
+    found = rank(colour_clip, pixels, [masks[0], np.zeros_like(masks[0])], ["red", "blue"])
+    assert (found[1] == 0).all() and found[0, 0] > 0.9
+    assert rank(colour_clip, pixels, [], ["red"]).shape == (0, 1)
+    assert rank(colour_clip, pixels, [np.zeros_like(masks[0])], ["red"]).tolist() == [[0.0]]
+
+
+def test_many_masks_go_in_portions(colour_clip, scene, monkeypatch):
+    pixels, masks = scene
+    sizes = []
+    drawn = ranking.make_views
+    monkeypatch.setattr(ranking, "make_views", lambda p, m, *rest: sizes.append(len(m)) or drawn(p, m, *rest))
+    many = [masks[i % 3] for i in range(40)]
+    vectors = mask_vectors(colour_clip, pixels, many, ["crop"])
+    assert sizes == [16, 16, 8]
+    torch.testing.assert_close(vectors, vectors[:3].repeat(14, 1)[:40])
+
+
+def test_log_odds_still_tell_apart_what_probabilities_do_not(colour_clip):
+    vectors = colour_clip.texts(["red", "red red blue"])
+    odds = log_odds(colour_clip, vectors, ["red"], scale=200.0)
+    assert odds.sigmoid().tolist() == [[1.0], [1.0]] and odds[0] > odds[1]
+
+
+def test_differences_have_a_common_level(colour_clip):
+    vectors = colour_clip.texts(["red", "blue", "grey"])
+    found = differences(colour_clip, vectors, ["red", "blue"])
+    assert found.argmax(dim=0).tolist() == [0, 1]
+    assert found[2].abs().max() < 1  # grey is nothing but background
+    against = differences(colour_clip, vectors, ["red"], negatives=["red"])
+    assert against[0, 0] == pytest.approx(0, abs=1e-6)
+
+
+def test_order_of_what_is_all_certain():
+    order, scores, probabilities = by_score(np.array([90.0, 80.0, 99.0]), [1.0, 1.0, 0.5], 1.0)
+    assert order == [0, 1, 2] and scores.tolist() == [1.0, 1.0, 0.5] and probabilities.tolist() == [1.0] * 3
+    order, scores, _ = by_score(np.array([-2.0, -900.0, -950.0]), [0.1, 0.9, 0.9], 0.0)
+    assert order == [0, 1, 2] and np.isfinite(scores).all()
+
+
+@pytest.mark.parametrize(
+    ("phrases", "options", "error", "words"),
+    [
+        ("red", {}, TypeError, "phrases.*list of strings"),
+        ([3], {}, TypeError, r"phrases\[0\].*int"),
+        (["red", " \n"], {}, ValueError, r"phrases\[1\]"),
+        (["red"], {"negatives": [""]}, ValueError, r"negatives\[0\]"),
+        (["red"], {"background": ()}, ValueError, "background.*negatives"),
+        (["red sky"], {"background": ("sky",)}, ValueError, "background.*'red sky'"),
+    ],
+)
+def test_what_cannot_be_ranked_is_said(colour_clip, scene, phrases, options, error, words):
+    with pytest.raises(error, match=words):
+        rank(colour_clip, *scene, phrases, views=("crop",), **options)
+
+
+def test_background_words_are_words():
+    assert len(BACKGROUND) == len({word.casefold() for word in BACKGROUND})
