@@ -175,12 +175,15 @@ class ClipEncoder:
     def _encode_phrases(self, phrases: list[str], templates: tuple[str, ...]) -> list[tuple[Tensor, str]]:
         """Per phrase its vector (D,) and the end of it that did not fit, "" if all did."""
         with self._tokenizing:  # a fast tokenizer of transformers panics if two threads use it
-            filled = [[fill(template, phrase) for template in templates] for phrase in phrases]
-            cuts = [max((_cut_off(self._tokenizer, text) for text in texts), key=len) for texts in filled]
             for phrase in phrases:
                 if hasattr(self._tokenizer, "encode") and not self._tokenizer.encode(phrase):
                     raise ValueError(f"phrases: expected a phrase, got no token from {phrase!r:.60}")
-            ids = self._tokenizer([text for texts in filled for text in texts])
+            # Up to the phrase: nobody misses what a sentence says after it.
+            heads = {template[: template.index("{}") + 2] for template in templates}
+            cuts = [
+                max((_cut_off(self._tokenizer, fill(head, phrase)) for head in heads), key=len) for phrase in phrases
+            ]
+            ids = self._tokenizer([fill(template, phrase) for phrase in phrases for template in templates])
         ids = ids["input_ids"] if isinstance(ids, Mapping) else ids
         parts = [self.clip.encode_text(some.to(self.device)).float().cpu() for some in ids.split(TEXTS_AT_ONCE)]
         vectors = F.normalize(torch.cat(parts), dim=-1).unflatten(0, (len(phrases), len(templates)))

@@ -86,7 +86,7 @@ def resolve(name: str) -> tuple[str, str | None]:
         if name.count("/") != 1 or name.endswith("/") or name.startswith(f"{HUB}/"):
             raise ValueError(f'CLIP {name!r}: expected "{HUB}ORGANISATION/NAME"')
         return name, None
-    if name.startswith(FOLDER) or Path(name).is_dir():
+    if name.startswith(FOLDER) or (name and Path(name).is_dir()):
         return _folder(name.removeprefix(FOLDER)), None
     return _architecture_and_tag(name)
 

@@ -3,7 +3,7 @@
 "crop": the mask's box with a margin, cut out square; which class is it? "dimmed": the same with everything outside the
 mask at a tenth of its light and blurred. "blurred": the whole picture, sharp only inside the mask; which of several is
 it? "circle": the whole picture with a red ellipse around the mask. Crops and whole pictures answer different
-questions, and their mean is better than each.
+questions, so their mean is taken.
 
 Everything is drawn at the size that CLIP takes, so that a view costs the same whatever the picture's size, and the
 mask is a share of each pixel there, so that a thin one does not vanish. CPU only, and the same every time.
