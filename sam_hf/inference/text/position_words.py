@@ -82,7 +82,9 @@ _BARE_END = re.compile(
 # "second from the left" at the end; its ordinal may stand in front of the noun
 _FROM_END = re.compile(rf"(?P<near>[ ,]+(?P<rank>{'|'.join(ORDINALS)}))? +from +(?:the +)?(?P<side>{_SIDE})$", re.I)
 _FRONT = re.compile(r"(?P<articles>(?:(?:the|a|an|all|both|these|those) +)*)", re.I)
-_NUMBER = re.compile(r"(?:two|three|four|five|six|seven|eight|nine|ten|\d+) +", re.I)
+_NUMBERS = r"two|three|four|five|six|seven|eight|nine|ten|\d+"
+_NUMBER = re.compile(rf"(?:{_NUMBERS}) +", re.I)
+_NOT_A_THING = re.compile(rf"\b(?:the|a|an|all|both|these|those|{_NUMBERS}|{'|'.join(ORDINALS)})\b|\W", re.I)
 
 
 class Place(NamedTuple):
@@ -124,7 +126,7 @@ def read_phrase(phrase: str) -> Reading:
     among = re.match(r"(?:the +)?of +(?:the +)?", rest, re.I) if in_front else None  # "the smallest of the cups"
     rest = rest[among.end() :] if among else rest
     places = tuple(dict.fromkeys(in_front + at_end))
-    if places and not re.sub(rf"\b(the|a|an|all|both|these|those|{'|'.join(ORDINALS)})\b|\W", "", rest, flags=re.I):
+    if places and not _NOT_A_THING.sub("", rest):
         raise ValueError(f'text: {phrase!r} says where, but not what; name the thing too, such as "left cup"')
     amount = read_amount(rest)
     several = amount.several and among is None

@@ -1,0 +1,269 @@
+"""`SamTextSegmenter`: what it asks groundings, what it makes of their answers, and what it refuses."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sam_hf import SamPredictor, SamTextSegmenter, TextAnswer
+from sam_hf.inference.text import segmenter as segmenter_module
+from sam_hf.inference.text.instances import Found, make_instance
+from sam_hf.inference.text.segmenter import calibration_name
+from sam_hf.inference.text.verdict import Calibration
+
+
+class Rectangles:
+    """A grounding that knows where everything is, and remembers what it was asked."""
+
+    def __init__(self, things, evidence=2.0, name="rectangles"):
+        self.things, self.evidence, self.name, self.asked = things, evidence, name, []
+
+    def __call__(self, request):
+        self.asked.append(request)
+        height, width = request.embedding.original_size
+        found = []
+        for phrase in request.phrases:
+            instances = []
+            for index, (left, top, right, bottom) in enumerate(self.things.get(phrase, [])):
+                mask = np.zeros((height, width), dtype=bool)
+                mask[top:bottom, left:right] = True
+                instances.append(make_instance(mask, np.zeros((32, 32)), 0.5 + 0.1 * index, 0.8, 0.9))
+            found.append(Found(instances, self.evidence if instances else -np.inf))
+        return found
+
+
+CUPS = [(2, 5, 12, 15), (40, 5, 55, 20)]  # the second one has the higher score
+
+
+@pytest.fixture(scope="module")
+def plain(plain_checkpoint):
+    return SamPredictor.from_pretrained(plain_checkpoint, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def reading(text_checkpoint):
+    return SamPredictor.from_pretrained(text_checkpoint, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def image():
+    return np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+
+
+def _boxes(answer):
+    return [one.box for one in answer.instances]
+
+
+def test_a_string_gives_an_answer_a_list_gives_a_list(plain, image):
+    segmenter, way = SamTextSegmenter(plain), Rectangles({"cup": CUPS})
+    answer = segmenter.segment(image, "cup", grounding=way)
+    assert isinstance(answer, TextAnswer)
+    assert (answer.phrase, answer.grounding, answer.absent, answer.calibrated) == ("cup", "rectangles", False, False)
+    assert _boxes(answer) == [CUPS[1]] and answer.presence == pytest.approx(1 / (1 + np.exp(-2)))
+    answers = segmenter.segment(image, ["cup", "dog"], grounding=way)
+    assert [answer.phrase for answer in answers] == ["cup", "dog"]
+    assert answers[1].absent and answers[1].instances == [] and answers[1].presence == 0.0
+    (answer,) = segmenter.segment(image, ("cup",), grounding=way)
+    assert _boxes(answer) == [CUPS[1]]
+
+
+@pytest.mark.parametrize(
+    ("phrase", "instances", "expected", "several"),
+    [
+        ("cup", "auto", [1], False),
+        ("cups", "auto", [1, 0], True),
+        ("two cups", "auto", [1, 0], True),
+        ("cups", "one", [1], False),
+        ("cup", "all", [1, 0], True),
+        ("left cup", "auto", [0], True),
+        ("cup on the right", "auto", [1], True),
+        ("biggest cup", "one", [1], True),
+    ],
+)
+def test_how_many_and_which(plain, image, phrase, instances, expected, several):
+    way = Rectangles({"cup": CUPS})
+    answer = SamTextSegmenter(plain).segment(image, phrase, grounding=way, instances=instances)
+    assert _boxes(answer) == [CUPS[index] for index in expected]
+    assert answer.phrase == phrase
+    assert way.asked[0].phrases == ("cup",) and way.asked[0].several == (several,)
+
+
+def test_position_words_can_be_left_alone(plain, image):
+    way = Rectangles({"left cup": CUPS})
+    answer = SamTextSegmenter(plain, position_words=False).segment(image, "left cups", grounding=way)
+    assert _boxes(answer) == CUPS[::-1]
+
+
+def test_fewer_than_asked_for_is_not_absent(plain, image):
+    answer = SamTextSegmenter(plain).segment(image, "third cup from the left", grounding=Rectangles({"cup": CUPS}))
+    assert answer.instances == [] and not answer.absent and answer.presence > 0.5
+
+
+def test_everything_given_reaches_the_grounding(plain, image):
+    way, box = Rectangles({}), [1, 2, 30, 30]
+    segmenter = SamTextSegmenter(plain, max_proposals=7)
+    points, rough = np.array([[5.0, 6.0]]), np.ones((40, 60), dtype=bool)
+    segmenter.segment(Image.fromarray(image), "cup", ["mug", "vase"], points, [1], box, rough, grounding=way)
+    (request,) = way.asked
+    assert request.negatives == ("mug", "vase") and request.max_proposals == 7
+    assert request.points is points and request.labels == [1] and request.box is box and request.mask_input is rough
+    assert request.pixels.dtype == torch.uint8
+    np.testing.assert_array_equal(request.pixels.permute(1, 2, 0).numpy(), image)
+
+
+def test_floats_and_files_are_the_same_picture(plain, image, tmp_path):
+    Image.fromarray(image).save(tmp_path / "image.png")
+    way, segmenter = Rectangles({}), SamTextSegmenter(plain)
+    for given in (tmp_path / "image.png", image.astype(np.float32) / 255, torch.from_numpy(image)):
+        segmenter.segment(given, "cup", grounding=way)
+    for request in way.asked:
+        np.testing.assert_array_equal(request.pixels.permute(1, 2, 0).numpy(), image)
+
+
+def test_one_picture_is_encoded_once(reading, image, monkeypatch):
+    other = np.roll(image, 3, axis=1)
+    encoded = []
+    encode = type(reading)._encode
+    monkeypatch.setattr(reading, "_encode", lambda *given: encoded.append(1) or encode(reading, *given))
+    segmenter = SamTextSegmenter(reading)
+    for phrase in ("red mug", "a dog", ["cups", "left cup"], "red mug"):
+        segmenter.segment(other, phrase)
+    segmenter.segment(other, "red mug", points=[[5, 5]])
+    assert len(encoded) == 1
+
+
+def test_absent_phrases_show_what_was_refused(plain, image):
+    calibration = Calibration()
+    calibration.fit("rectangles", [1.0, 2.0, 3.0], [-1.0, 0.0], keep=1.0)
+    segmenter = SamTextSegmenter(plain, calibration=calibration)
+    answer = segmenter.segment(image, "cup", grounding=Rectangles({"cup": CUPS}, evidence=0.5))
+    assert answer.absent and answer.calibrated and answer.instances == [] and answer.evidence == 0.5
+    assert [one.box for one in answer.refused] == [CUPS[1]]
+    answer = segmenter.segment(image, "cup", grounding=Rectangles({"cup": CUPS}, evidence=1.0))
+    assert not answer.absent and answer.refused == [] and _boxes(answer) == [CUPS[1]]
+
+
+def test_a_calibration_is_found_beside_the_weights(text_checkpoint, plain_checkpoint, tmp_path):
+    import shutil
+
+    folder = shutil.copytree(text_checkpoint, tmp_path / "checkpoint")
+    assert SamTextSegmenter.from_pretrained(folder, device="cpu").calibration.curves == {}
+    calibration = Calibration()
+    calibration.fit("learned", [1.0, 2.0], [0.0])
+    calibration.save(folder)
+    segmenter = SamTextSegmenter.from_pretrained(folder, device="cpu", position_words=False)
+    assert segmenter.calibration.curves == calibration.curves and not segmenter.position_words
+    assert SamTextSegmenter(segmenter.predictor, calibration=folder).calibration.curves == calibration.curves
+
+
+def test_names_of_calibrations():
+    way = Rectangles({}, name="dense")
+    assert calibration_name(way) == "dense"
+    way.clip = type("Clip", (), {"name": "ViT-B-16/openai"})()
+    assert calibration_name(way) == "dense/ViT-B-16/openai"
+
+
+# --- which way ---------------------------------------------------------------------------------------------------
+
+
+def _with_ways(segmenter, **ways):
+    segmenter._made.update(ways)
+    return segmenter
+
+
+def test_auto_takes_the_branch_then_the_detector_then_clip(plain, reading, image):
+    clip, detector = object(), Rectangles({})
+    assert SamTextSegmenter(reading, clip, detector).automatic == "learned"
+    assert SamTextSegmenter(plain, clip, detector).automatic == "detector"
+    assert SamTextSegmenter(plain, clip).automatic == "dense"
+    assert SamTextSegmenter(reading, clip, detector).segment(image, "cup").grounding == "learned"
+
+
+def test_proposals_look_for_what_dense_has_not_found(plain, image):
+    dense, proposals = Rectangles({"cup": CUPS}, name="dense"), Rectangles({"dog": CUPS[:1]}, name="proposals")
+    segmenter = _with_ways(SamTextSegmenter(plain, clip=object()), dense=dense, proposals=proposals)
+    answers = segmenter.segment(image, ["cup", "dogs", "bird"])
+    assert [answer.grounding for answer in answers] == ["dense", "proposals", "proposals"]
+    assert [len(answer.instances) for answer in answers] == [1, 1, 0]
+    assert proposals.asked[0].phrases == ("dog", "bird") and proposals.asked[0].several == (True, False)
+    proposals.asked.clear()
+    segmenter.segment(image, "cup")
+    assert proposals.asked == []
+
+
+def test_clips_and_detectors_are_loaded_when_needed_and_once(plain, image, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        segmenter_module.DetectorGrounding,
+        "from_pretrained",
+        classmethod(lambda cls, name, device=None: made.append(name) or Rectangles({"cup": CUPS}, name="detector")),
+    )
+    segmenter = SamTextSegmenter(plain, detector="some/detector")
+    assert made == []
+    for _ in range(2):
+        assert segmenter.segment(image, "cup").grounding == "detector"
+    assert made == ["some/detector"]
+
+
+def test_without_a_way_the_message_says_how_to_give_one(plain, image):
+    segmenter = SamTextSegmenter(plain)
+    with pytest.raises(ValueError, match=r'no text branch; give clip="ViT-B-16'):
+        segmenter.segment(image, "cup")
+    with pytest.raises(ValueError, match=r"needs a checkpoint with a text branch.*clip="):
+        segmenter.segment(image, "cup", grounding="learned")
+    for name in ("dense", "proposals"):
+        with pytest.raises(ValueError, match=rf'"{name}" needs a CLIP; give clip='):
+            segmenter.segment(image, "cup", grounding=name)
+    with pytest.raises(ValueError, match='"detector" needs a detector'):
+        segmenter.segment(image, "cup", grounding="detector")
+
+
+# --- what is refused, and odd phrases ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"text": []}, ValueError, "text: expected at least one phrase"),
+        ({"text": "  "}, ValueError, r"text\[0\]: expected a phrase"),
+        ({"text": ["cup", "\x00"]}, ValueError, r"text\[1\]: expected a phrase"),
+        ({"text": "\ud800"}, ValueError, r"text\[0\]: expected Unicode"),
+        ({"text": 3}, TypeError, "text: expected a string or a list"),
+        ({"text": b"cup"}, TypeError, "text: expected a string or a list"),
+        ({"text": ["cup", None]}, TypeError, r"text\[1\]: expected a string"),
+        ({"text": "the left"}, ValueError, "says where, but not what"),
+        ({"negative_text": [""]}, ValueError, r"negative_text\[0\]: expected a phrase"),
+        ({"negative_text": [1]}, TypeError, r"negative_text\[0\]: expected a string"),
+        ({"labels": [1]}, ValueError, "labels: given without points"),
+        ({"instances": "two"}, ValueError, "instances: expected one of auto, one, all"),
+        ({"grounding": "magic"}, ValueError, "grounding: expected 'auto' or one of learned"),
+        ({"grounding": 3}, TypeError, "grounding: expected a string or a Grounding"),
+        ({"image": np.zeros((2, 2, 2, 2, 2))}, ValueError, "image"),
+    ],
+)
+def test_wrong_arguments_are_named(plain, image, given, error, message):
+    segmenter = SamTextSegmenter(plain)
+    with pytest.raises(error, match=message):
+        segmenter.segment(**({"image": image, "text": "cup", "grounding": Rectangles({})} | given))
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [({"predictor": None}, TypeError), ({"max_proposals": 0}, ValueError), ({"calibration": "nowhere"}, OSError)],
+)
+def test_wrong_settings(plain, given, error):
+    with pytest.raises(error, match=next(iter(given)) if error is not OSError else "nowhere"):
+        SamTextSegmenter(**({"predictor": plain} | given))
+
+
+@pytest.mark.parametrize("phrase", ["🐱", "قطة حمراء", "tab\tand\x00NUL", "mug" * 30, "ǅ"])
+def test_odd_phrases_have_answers(reading, image, phrase):
+    segmenter = SamTextSegmenter(reading)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the long one is cut, with a warning
+        answer = segmenter.segment(image, phrase)
+    assert 0 <= answer.presence <= 1 and answer.grounding == "learned"
+    for one in answer.instances + answer.refused:
+        assert one.mask.shape == (40, 60) and one.mask.dtype == bool
