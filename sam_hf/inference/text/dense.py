@@ -123,14 +123,14 @@ class DenseGrounding:
         """Answers every phrase of a request, in order; see `Grounding`."""
         own = [one for one in geometry_answers(request) if one.mask.any()]
         placement = Placement(request)
-        own = [one for one in own if placement.fits(one.mask)] or own
         heat, odds = self._heat(request)
         found = []
         for index, phrase in enumerate(request.phrases):
             whole = _to_frame(heat[index], request, self.smoothing)
             at = _within(whole, placement.box, request)
-            masks = self._draw(request, placement, at, self._regions(at))
-            masks = [one for one in masks if placement.fits(one.mask)] + own
+            masks = self._draw(request, placement, at, self._regions(at)) + own
+            # What was pointed at gets an answer, even where all that SAM has to say misses a point.
+            masks = [one for one in masks if placement.fits(one.mask)] or own
             if not masks:
                 found.append(Found([], -np.inf, whole))
                 continue
