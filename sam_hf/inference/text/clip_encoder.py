@@ -31,7 +31,9 @@ from sam_hf.model.text_prompts import QUOTED_CHARACTERS, read_texts, tokenizer_f
 TEXTS_AT_ONCE = 128
 TEXTS_KEPT = 4096
 MAPS_BYTES = 2**27
-CELLS_PER_SIDE = 24  # of a dense map where no size is asked for; ViT-L/14 at 336 px has as many by itself
+# Side of a dense map's picture where none is asked for: towers for smaller pictures see too coarsely at their own
+# size, and our own small CLIP finds phrases no better beyond it (synthetic scenes: 256 px worse, 512 and 768 alike).
+DENSE_SIZE, FINE_ENOUGH = 384, 320
 
 
 class ClipEncoder:
@@ -233,7 +235,7 @@ class ClipEncoder:
             picture: (3,H,W) uint8, any size; it is resized as a whole, and keeps its aspect to the nearest patch.
             attention: See `dense_features`.
             size: Side in pixels of a square with as many pixels as the resized picture shall have; None: the model's
-                own or 24 patches, whichever is more.
+                own if that is at least 320, else 384.
             key: Names the picture's content, such as `ImageEmbedding.key`; None: made from its pixels.
 
         Returns:
@@ -251,7 +253,8 @@ class ClipEncoder:
         if picture.numel() == 0 or (size is not None and size < 1):
             raise ValueError(f"picture and size must be at least a pixel, got {tuple(picture.shape)} and {size}")
         patch = patch_size(self.clip.visual)
-        size = max(self.image_size, CELLS_PER_SIDE * min(patch)) if size is None else int(size)
+        if size is None:
+            size = self.image_size if self.image_size >= FINE_ENOUGH else DENSE_SIZE
         resized = dense_size(tuple(picture.shape[-2:]), size, patch)
         revision = self.revision
         settings = f"{attention} {resized}"

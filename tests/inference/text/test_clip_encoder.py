@@ -234,7 +234,7 @@ def test_map_covers_the_whole_picture_in_its_aspect(encoder):
     features = encoder.dense(picture, size=64)
     assert features.shape == (12, 6, 11) and features.dtype == torch.float32
     torch.testing.assert_close(features.norm(dim=0), torch.ones(6, 11))
-    assert encoder.dense(picture).shape[1] * encoder.dense(picture).shape[2] == pytest.approx(24**2, rel=0.05)
+    assert encoder.dense(picture).shape[1] * encoder.dense(picture).shape[2] == pytest.approx(48**2, rel=0.05)
 
 
 def test_map_at_the_native_size_is_the_towers_tokens(encoder):
