@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 import peers
+import segment_anything
 import skimage.data
 import timing
 import torch
+import transformers
 from PIL import Image
 
-from sam_hf import SamAutomaticMaskGenerator
+from sam_hf import EmbeddingStore, SamAutomaticMaskGenerator, SamPredictor
 
 
 def photo(name: str | None, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -30,28 +32,42 @@ def photo(name: str | None, size: tuple[int, int] | None = None) -> np.ndarray:
     return np.asarray(image.resize(size, Image.Resampling.BICUBIC) if size else image)
 
 
-def runners(built: peers.Peers, options: dict[str, Any], device: str) -> dict[str, Callable[[np.ndarray], list]]:
-    """Name -> image to list of boolean masks."""
-    from segment_anything import SamAutomaticMaskGenerator as Theirs
-    from transformers import pipeline
+Run = Callable[[np.ndarray], list[np.ndarray]]
 
-    ours = SamAutomaticMaskGenerator(built.ours.to(device), built.processor, **options)
-    meta = Theirs(built.meta.to(device), **options)
-    pipe = pipeline(
-        "mask-generation", model=built.stock.to(device), image_processor=built.processor.image_processor, device=device
+
+def ours(built: peers.Peers, options: dict[str, Any], device: str) -> Run:
+    """Our generator; embeddings are not kept, so that every run encodes."""
+    predictor = SamPredictor(built.ours.to(device), built.processor, EmbeddingStore(max_bytes=0))
+    generator = SamAutomaticMaskGenerator.from_predictor(predictor, **options)
+    return lambda image: [record["segmentation"] for record in generator.generate(image)]
+
+
+def meta(built: peers.Peers, options: dict[str, Any], device: str) -> Run:
+    """segment-anything's generator."""
+    generator = segment_anything.SamAutomaticMaskGenerator(built.meta.to(device), **options)
+    return lambda image: [record["segmentation"] for record in generator.generate(image)]
+
+
+def stock(built: peers.Peers, options: dict[str, Any], device: str) -> Run:
+    """transformers' pipeline with its own image processor, which does much of its work."""
+    sizes = ("size", "pad_size", "mask_size", "mask_pad_size")
+    processor = transformers.SamImageProcessor(
+        **{name: dict(getattr(built.processor.image_processor, name)) for name in sizes}
     )
-    stock = {
+    pipe = transformers.pipeline(
+        "mask-generation", model=built.stock.to(device), image_processor=processor, device=device
+    )
+    named = {
         "points_per_crop": options["points_per_side"],
         "points_per_batch": options["points_per_batch"],
         "pred_iou_thresh": options["pred_iou_thresh"],
         "stability_score_thresh": options["stability_score_thresh"],
         "crops_n_layers": options["crop_n_layers"],
     }
-    return {
-        "ours": lambda image: [record["segmentation"] for record in ours.generate(image)],
-        "segment-anything": lambda image: [record["segmentation"] for record in meta.generate(image)],
-        "transformers": lambda image: [np.asarray(m) for m in pipe(Image.fromarray(image), **stock)["masks"]],
-    }
+    return lambda image: [np.asarray(mask) for mask in pipe(Image.fromarray(image), **named)["masks"]]
+
+
+RUNNERS = {"ours": ours, "segment-anything": meta, "transformers": stock}
 
 
 def agreement(theirs: list[np.ndarray], ours: list[np.ndarray]) -> tuple[float, float]:
@@ -88,11 +104,11 @@ def main() -> None:
         "crop_n_layers": arguments.crop_layers,
     }
     built = peers.build(arguments.model)
-    runs = runners(built, options, arguments.device)
+    runs = {name: make(built, options, arguments.device) for name, make in RUNNERS.items()}
     if "bfloat16" in arguments.dtype:
-        half = peers.build(arguments.model).ours.to(arguments.device, torch.bfloat16)
-        generator = SamAutomaticMaskGenerator(half, built.processor, **options)
-        runs["bfloat16"] = lambda image: [record["segmentation"] for record in generator.generate(image)]
+        half = peers.build(arguments.model)
+        half.ours.to(torch.bfloat16)
+        runs["bfloat16"] = ours(half, options, arguments.device)
     masks: dict[str, list[np.ndarray]] = {}
 
     def keep_masks(name: str) -> None:

@@ -8,6 +8,8 @@ Peak resident memory of the process minus what it holds once the model is loaded
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import re
 import subprocess
 import sys
@@ -18,7 +20,7 @@ import peers
 import timing
 import torch
 
-PACKAGES = ("ours", "segment-anything", "transformers")
+PACKAGES = tuple(everything.RUNNERS)
 
 
 def resident(field: str) -> float:
@@ -37,11 +39,14 @@ def measure(package: str, arguments: argparse.Namespace, size: tuple[int, int]) 
         "stability_score_thresh": arguments.stability_score_thresh,
         "crop_n_layers": 0,
     }
-    run = everything.runners(built, options, "cpu")[package]
     kept = {"ours": "ours", "segment-anything": "meta", "transformers": "stock"}[package]
     for twin in {"ours", "meta", "stock"} - {kept}:  # the twins share no memory: keep the one that is measured
         setattr(built, twin, None)
+    run = everything.RUNNERS[package](built, options, "cpu")
     image = everything.photo(arguments.image, size)
+    run(everything.photo(None, (64, 48)))
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what is free in the heap would hide a part of the peak
     loaded = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     run(image)

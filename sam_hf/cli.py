@@ -170,9 +170,19 @@ def everything(
     images: Annotated[list[str], typer.Argument(help="Image files, or folders of them.", show_default=False)],
     points_per_side: Annotated[int | None, typer.Option(help="Points asked about per side; 32.")] = None,
     points_per_batch: Annotated[int | None, typer.Option(help="Points at once; fewer take less memory; 64.")] = None,
-    crop_layers: Annotated[int | None, typer.Option(help="Layers of closer looks: 4, 16, ... crops; 0.")] = None,
     pred_iou_thresh: Annotated[float | None, typer.Option(help="Least predicted IoU of a mask; 0.88.")] = None,
     stability_score_thresh: Annotated[float | None, typer.Option(help="Least stability of a mask; 0.95.")] = None,
+    stability_score_offset: Annotated[float | None, typer.Option(help="Cuts compared for stability; 1.")] = None,
+    box_nms_thresh: Annotated[float | None, typer.Option(help="Box IoU of duplicates within a crop; 0.7.")] = None,
+    crop_n_layers: Annotated[
+        int | None, typer.Option("--crop-n-layers", "--crop-layers", help="Layers of closer looks: 4, 16, ...; 0.")
+    ] = None,
+    crop_nms_thresh: Annotated[float | None, typer.Option(help="Box IoU of duplicates across crops; 0.7.")] = None,
+    crop_overlap_ratio: Annotated[float | None, typer.Option(help="Overlap of crops; 0.34 of the side.")] = None,
+    crop_n_points_downscale_factor: Annotated[
+        float | None, typer.Option(help="How much sparser each layer's grid is; 1.")
+    ] = None,
+    max_area_share: Annotated[float | None, typer.Option(help="Masks of this share of the image go.")] = None,
     min_mask_region_area: Annotated[int | None, typer.Option(help="Smaller holes and islands go; pixels; 0.")] = None,
     preset: Annotated[Preset | None, typer.Option(help="sa1b: the paper's settings; options above go before.")] = None,
     output_mode: Annotated[RunLengths, typer.Option(help="Masks in the JSON.")] = RunLengths.coco_rle,
@@ -195,9 +205,15 @@ def everything(
     asked = {
         "points_per_side": points_per_side,
         "points_per_batch": points_per_batch,
-        "crop_n_layers": crop_layers,
         "pred_iou_thresh": pred_iou_thresh,
         "stability_score_thresh": stability_score_thresh,
+        "stability_score_offset": stability_score_offset,
+        "box_nms_thresh": box_nms_thresh,
+        "crop_n_layers": crop_n_layers,
+        "crop_nms_thresh": crop_nms_thresh,
+        "crop_overlap_ratio": crop_overlap_ratio,
+        "crop_n_points_downscale_factor": crop_n_points_downscale_factor,
+        "max_area_share": max_area_share,
         "min_mask_region_area": min_mask_region_area,
         "preset": None if preset is None else preset.value,
     }
@@ -211,16 +227,16 @@ def everything(
         result_files.prepare_folder(out)
         predictor = _load(model, revision, device, dtype)
     except ValueError as error:
-        raise UsageProblem(str(error).replace("crop_n_layers", "crop_layers")) from error
+        raise UsageProblem(str(error)) from error
 
     from sam_hf.inference.file_everything import everything_file
 
     generator = SamAutomaticMaskGenerator.from_predictor(predictor, output_mode=output_mode.value, **options)
     about = {"model": model, "model_revision": predictor.revision, "options": options}
+    numbers = {path: number for number, path in enumerate(paths, start=1)}
 
     def work(path: Path, name: str, report: Callable[[int, int], None]) -> str:
-        number = paths.index(path) + 1
-        result = everything_file(generator, path, out, name, number, index, masks, about, report)
+        result = everything_file(generator, path, out, name, numbers[path], index, masks, about, report)
         return json.dumps(result, ensure_ascii=False) if as_json else _count(result, name, out)
 
     _for_each(paths, names, work, problems, _bar)

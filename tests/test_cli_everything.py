@@ -127,7 +127,7 @@ def test_a_broken_file_among_many(workplace, capsys):
     [
         (["--points-per-side", "0"], "points_per_side"),
         (["--points-per-batch", "0"], "points_per_batch"),
-        (["--crop-layers", "-1"], "crop_layers"),
+        (["--crop-layers", "-1"], "crop_n_layers"),
         (["--pred-iou-thresh", "nan"], "pred_iou_thresh"),
         (["--stability-score-thresh", "7"], "stability_score_thresh"),
         (["--min-mask-region-area", "-3"], "min_mask_region_area"),
@@ -170,9 +170,9 @@ def test_an_interruption_in_the_midst_of_an_image(workplace, monkeypatch, capsys
     calls = []
     stream = SamAutomaticMaskGenerator.stream
 
-    def interrupted(self, image):
+    def interrupted(self, image, **options):
         calls.append(image)
-        for progress in stream(self, image):
+        for progress in stream(self, image, **options):
             yield progress
             if len(calls) == 2:
                 raise KeyboardInterrupt

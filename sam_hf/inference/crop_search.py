@@ -2,7 +2,7 @@
 
 A candidate passes predicted IoU before its mask is upscaled inside the decoder, stability, share and crop edges before
 any pixel of the picture is drawn, and the suppression of duplicates before it is drawn and packed. Until then its
-low-resolution logits are kept, and of those that are duplicates by what is known so far only as many as fit in
+low-resolution logits are kept: of what is no duplicate by what is known so far all, of the rest as many as fit in
 `HELD_BYTES`. Should a better mask drop out later and such a one be wanted after all, its point is asked again.
 So memory depends on what is found, not on how many points are asked.
 

@@ -118,6 +118,10 @@ class EmbeddingStore:
         self._encoding: dict[str, Future[ImageEmbedding]] = {}
         self._nbytes = self._hits = self._disk_hits = self._misses = self._evictions = 0
 
+    def __reduce__(self) -> tuple:
+        """For copies and other processes: what is in memory stays behind."""
+        return EmbeddingStore, (self.max_bytes, self.folder, self.max_disk_bytes)
+
     def __len__(self) -> int:
         return len(self._kept)
 

@@ -4,9 +4,10 @@ Source: `SamAutomaticMaskGenerator.__init__` of segment-anything 1.0; the preset
 """
 
 import difflib
+import inspect
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 
 from sam_hf.masks.point_grids import layer_point_grids, read_point_grids
 
+MOST_CROP_LAYERS = 6  # 5461 crops
 OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
 # How SA-1B was made: the grid, two layers of crops with sparser grids, specks and pinholes mended, and no mask of
 # nearly the whole picture.
@@ -83,7 +85,7 @@ class MaskGenerationOptions:
 
     def __post_init__(self) -> None:
         _check_whole("points_per_batch", self.points_per_batch, 1)
-        _check_whole("crop_n_layers", self.crop_n_layers, 0)
+        _check_whole("crop_n_layers", self.crop_n_layers, 0, MOST_CROP_LAYERS)
         for name in ("pred_iou_thresh", "stability_score_thresh", "box_nms_thresh", "crop_nms_thresh"):
             _check_number(name, getattr(self, name), 0, 1)
         _check_number("stability_score_offset", self.stability_score_offset, 0)
@@ -126,16 +128,29 @@ class MaskGenerationOptions:
         return max(self.min_mask_region_area, most)
 
 
-def read_options(options: Mapping[str, Any], preset: str | None = None) -> MaskGenerationOptions:
-    """Options by name on top of a preset's, on top of the defaults.
+def read_options(
+    options: Mapping[str, Any], preset: str | None = None, values: Sequence[Any] = ()
+) -> MaskGenerationOptions:
+    """Options by name, or by place, on top of a preset's, on top of the defaults.
 
     `point_grids` alone is enough: it takes the place of the default `points_per_side`.
 
+    Args:
+        options: By name.
+        preset: See `PRESETS`.
+        values: The first ones without their names, in Meta's order, which is that of the attributes.
+
     Raises:
-        TypeError: If there is no such option, or it has the wrong type.
+        TypeError: If there is no such option, it is given twice, or it has the wrong type.
         ValueError: If an option is out of range or there is no such preset.
     """
     known = [field.name for field in fields(MaskGenerationOptions)]
+    if len(values) > len(known):
+        raise TypeError(f"expected at most {len(known)} options, got {len(values)}")
+    for name in known[: len(values)]:
+        if name in options:
+            raise TypeError(f"{name}: given twice, by place and by name")
+    options = dict(zip(known, values, strict=False)) | dict(options)
     for name in options:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
@@ -146,7 +161,19 @@ def read_options(options: Mapping[str, Any], preset: str | None = None) -> MaskG
     chosen = dict(PRESETS[preset]) if preset is not None else {}
     if options.get("point_grids") is not None:
         chosen["points_per_side"] = None
-    return MaskGenerationOptions(**(chosen | dict(options)))
+    return MaskGenerationOptions(**(chosen | options))
+
+
+def show_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Lets `help` and editors see every option and its default where a function takes `*values` and `**options`."""
+    signature = inspect.signature(function)
+    own = [one for one in signature.parameters.values() if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+    options = [
+        inspect.Parameter(field.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=field.default)
+        for field in fields(MaskGenerationOptions)
+    ]
+    function.__signature__ = signature.replace(parameters=sorted(own + options, key=lambda one: one.kind))
+    return function
 
 
 def check_options(preset: str | None = None, **options: Any) -> None:
@@ -158,11 +185,11 @@ def check_options(preset: str | None = None, **options: Any) -> None:
     read_options(options, preset)
 
 
-def _check_whole(name: str, value: Any, least: int) -> None:
+def _check_whole(name: str, value: Any, least: int, most: float = math.inf) -> None:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name}: expected a whole number, got {value!r} ({type(value).__name__})")
-    if value < least:
-        raise ValueError(f"{name}: expected at least {least}, got {value}")
+    if not least <= value <= most:
+        raise ValueError(f"{name}: expected at {f'least {least}' if value < least else f'most {most}'}, got {value}")
 
 
 def _check_number(name: str, value: Any, least: float, most: float = math.inf, below: bool = False) -> None:

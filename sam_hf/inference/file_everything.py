@@ -60,7 +60,7 @@ def everything_file(
     pixels = load_image_tensor(image, where=f"the image {str(path)!r}").permute(1, 2, 0)  # (3,H,W) -> (H,W,3)
     picture = pixels.round().byte().numpy()
     records: list[dict[str, Any]] = []
-    for progress in generator.stream(image):
+    for progress in generator.stream(image, previews=False):
         report(progress.done, progress.total)
         records = progress.records  # the last ones are all
     records = sorted(records, key=lambda record: -record["area"])  # the order of drawing, and of the ids

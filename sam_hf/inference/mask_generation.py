@@ -25,6 +25,7 @@ from sam_hf.inference.everything_options import (
     MaskGenerationOptions,
     check_options,
     read_options,
+    show_options,
 )
 from sam_hf.inference.everything_records import (
     FoundMask,
@@ -64,8 +65,9 @@ class MaskGenerationProgress:
         done: Points asked about so far, all crops together.
         total: Points there are.
         records: What has become final at this step: after the last point of a crop its masks, of which some may yet
-            turn out to be duplicates of a closer look's; at the end all masks, the same as `generate` returns;
-            otherwise nothing. Within a crop no mask is final before the last point: a better one may still come.
+            turn out to be duplicates of a closer look's (none if `previews` were declined); at the end all masks, the
+            same as `generate` returns; otherwise nothing. Within a crop no mask is final before the last point: a
+            better one may still come.
         final: Whether this is the end.
     """
 
@@ -83,6 +85,7 @@ class SamAutomaticMaskGenerator:
     Args:
         model: A `SamModel`; it is put into eval mode.
         processor: Its processor.
+        *values: Options by place, in Meta's order.
         preset: "sa1b": the settings that the SA-1B data set was made with. Options given go before it.
         **options: `points_per_side` (32), `points_per_batch` (64), `pred_iou_thresh` (0.88), `stability_score_thresh`
             (0.95), `stability_score_offset` (1.0), `box_nms_thresh` (0.7), `crop_n_layers` (0), `crop_nms_thresh`
@@ -100,8 +103,11 @@ class SamAutomaticMaskGenerator:
         ...     print(record["bbox"], record["predicted_iou"])
     """
 
-    def __init__(self, model: SamModel, processor: SamProcessor, *, preset: str | None = None, **options: Any):
-        chosen = read_options(options, preset)
+    @show_options
+    def __init__(
+        self, model: SamModel, processor: SamProcessor, *values: Any, preset: str | None = None, **options: Any
+    ):
+        chosen = read_options(options, preset, values)
         for name, value, kind in (("model", model, SamModel), ("processor", processor, SamProcessor)):
             if not isinstance(value, kind):
                 raise TypeError(f"{name}: expected a sam_hf.{kind.__name__}, got {type(value).__name__}")
@@ -228,26 +234,29 @@ class SamAutomaticMaskGenerator:
                 answers.append(self._last(self._events(pixels, view, previews=False)))
         return answers
 
-    def stream(self, image: Any) -> Iterator[MaskGenerationProgress]:
+    def stream(self, image: Any, previews: bool = True) -> Iterator[MaskGenerationProgress]:
         """Like `generate`, step by step: for progress bars, previews and everyone who may want to stop.
 
         Closing the iterator, or dropping it, stops the work at once.
 
         Args:
             image: See `generate`; it is read here and now.
+            previews: Make records of each crop's masks as they come.
 
         Returns:
-            An iterator over `MaskGenerationProgress`: one for each `points_per_batch` points, one for each crop but
-            the last with its masks, and the final one with all masks.
+            An iterator over `MaskGenerationProgress`: one before the picture is encoded, one for each
+            `points_per_batch` points, with `previews` one for each crop but the last with its masks, and the final
+            one with all masks.
 
         Raises:
             ValueError, TypeError: If the image cannot be used.
         """
         image, pixels = _read(image, "image")
-        return self._stream(image, pixels)
+        return self._stream(image, pixels, previews)
 
-    def _stream(self, image: Any, pixels: Tensor) -> Iterator[MaskGenerationProgress]:
-        yield from self._events(pixels, self._encode_whole(image, pixels), previews=True)
+    def _stream(self, image: Any, pixels: Tensor, previews: bool) -> Iterator[MaskGenerationProgress]:
+        yield MaskGenerationProgress(0, self._points(pixels), [], False)
+        yield from self._events(pixels, self._encode_whole(image, pixels), previews)
 
     # --- one picture ---------------------------------------------------------------------------------------------
 
@@ -259,9 +268,8 @@ class SamAutomaticMaskGenerator:
         No inference mode around a `yield`: it would reach into the caller's code.
         """
         options, size = self.options, (pixels.shape[-2], pixels.shape[-1])
-        boxes, layers = layer_crops(size, int(options.crop_n_layers), options.crop_overlap_ratio)
-        total = sum(len(options.layer_grids[layer]) for layer in layers)
-        done, found = 0, []
+        boxes, layers = self._crops(pixels)
+        total, done, found = self._points(pixels), 0, []
         views = self._views(pixels, boxes, whole)
         for number, (box, layer, (embedding, input_size)) in enumerate(
             zip(boxes, layers, views, strict=True), start=1
@@ -279,6 +287,15 @@ class SamAutomaticMaskGenerator:
             if previews and number < len(boxes):
                 yield MaskGenerationProgress(done, total, self._records(masks), False)
         yield MaskGenerationProgress(done, total, self._records(self._final(found, len(boxes))), True)
+
+    def _crops(self, pixels: Tensor) -> tuple[list[list[int]], list[int]]:
+        """Boxes xyxy of the picture and its crops, and the layer of each."""
+        size = (pixels.shape[-2], pixels.shape[-1])
+        return layer_crops(size, int(self.options.crop_n_layers), self.options.crop_overlap_ratio)
+
+    def _points(self, pixels: Tensor) -> int:
+        """How many points will be asked about."""
+        return sum(len(self.options.layer_grids[layer]) for layer in self._crops(pixels)[1])
 
     @staticmethod
     def _last(events: Iterator[MaskGenerationProgress]) -> list[dict[str, Any]]:

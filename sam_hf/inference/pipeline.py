@@ -24,7 +24,7 @@ from sam_hf.masks.boxes import xywh_to_xyxy
 from sam_hf.model.configuration_sam import adopt
 from sam_hf.model.image_loading import is_pil_image, load_image_tensor, open_image
 from sam_hf.model.image_operations import SamImageOperations
-from sam_hf.model.image_processing_sam import SamImageProcessor
+from sam_hf.model.image_processing_sam import SamImageProcessor, SamImageProcessorPil
 from sam_hf.model.modeling_sam import SamModel
 from sam_hf.model.processing_sam import SamProcessor
 
@@ -55,7 +55,7 @@ OUTPUT_NAMES = {
 }
 OPTIONS = (*GENERATOR_NAMES, "crops_nms_thresh", *OUTPUT_NAMES, "timeout")
 HINTS = {
-    "text": "everything mode takes no prompts; ask SamPredictor for what a phrase means",
+    "text": "ask SamPredictor or SamTextSegmenter for what a phrase means; SamAutomaticMaskGenerator names masks",
     "min_mask_region_area": "did you mean 'max_hole_area' and 'max_sprinkle_area'?",
     **{meta: f"did you mean {name!r}?" for name, meta in GENERATOR_NAMES.items() if name != meta},
     **dict.fromkeys(SUPPRESSIONS, "did you mean 'crops_nms_thresh'?"),
@@ -202,6 +202,8 @@ class SamMaskGenerationPipeline(Pipeline):
         asked = {GENERATOR_NAMES[name]: value for name, value in options.items() if name in GENERATOR_NAMES}
         if "crops_nms_thresh" in options:
             asked |= dict.fromkeys(SUPPRESSIONS, options["crops_nms_thresh"])
+        # As in transformers None is the default, but for the points at once, where it means all.
+        asked = {name: value for name, value in asked.items() if value is not None or name == "points_per_batch"}
         if self._predictor is None:
             # One for all options: it keeps the embeddings of the latest images, for a try with other thresholds.
             self._predictor = SamPredictor(self.model, self.processor)
@@ -305,5 +307,7 @@ def _our_processor(processor: Any, image_processor: Any, model: SamModel) -> Sam
     if image_processor is None:
         raise ValueError("processor: expected a processor or an image_processor for the model, got neither")
     if not isinstance(image_processor, SamImageOperations):
-        image_processor = SamImageProcessor.from_dict(image_processor.to_dict())
+        with_pil = type(image_processor).__name__.endswith("Pil")
+        ours = SamImageProcessorPil if with_pil else SamImageProcessor
+        image_processor = ours.from_dict(image_processor.to_dict())
     return SamProcessor(image_processor, text_config=model.config.text_config)

@@ -50,7 +50,7 @@ class SamPredictor:
     To use one image from several threads, hand them the `ImageEmbedding`.
 
     Args:
-        model: A `SamModel`; it is put into eval mode.
+        model: A `SamModel`; it is put into eval mode, and again whenever it is found in training mode.
         processor: Its processor.
         store: Where embeddings are kept; None: a store of its own, 256 MiB in memory.
 
@@ -61,7 +61,7 @@ class SamPredictor:
     """
 
     def __init__(self, model: SamModel, processor: SamProcessor, store: EmbeddingStore | None = None):
-        self.model = model.eval()
+        self._model = model.eval()
         self.processor = processor
         self.store = EmbeddingStore() if store is None else store
         self._settings = json.dumps(processor.image_processor.to_dict(), sort_keys=True, default=str)
@@ -110,6 +110,15 @@ class SamPredictor:
             )
         processor = SamProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
         return cls(model.to(device), processor, store)
+
+    @property
+    def model(self) -> SamModel:
+        """The model, in eval mode: batch statistics and dropout have no place in an answer."""
+        return self._model.eval() if self._model.training else self._model
+
+    def __reduce__(self) -> tuple:
+        """For copies and other processes: what was encoded and set stays behind."""
+        return type(self), (self._model, self.processor, self.store)
 
     @property
     def device(self) -> torch.device:

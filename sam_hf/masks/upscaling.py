@@ -138,10 +138,10 @@ def _axis(low: int, padded: int, resized: int, original: int, device: str) -> Ax
         first = index[:, 0]
         index = torch.where(weight > 0, index, first[:, None])  # what weighs nothing needs no tap
         taps = int((index - first[:, None]).max()) + 1
-        merged = torch.zeros(original, taps).scatter_add_(1, index - first[:, None], weight)
+        merged = torch.zeros(original, taps, dtype=torch.float32).scatter_add_(1, index - first[:, None], weight)
         cell_first, cell, count = torch.unique_consecutive(first, return_inverse=True, return_counts=True)
         start = count.cumsum(0) - count
-        blocks = torch.full((len(cell_first), int(count.max()), taps), float("nan"))
+        blocks = torch.full((len(cell_first), int(count.max()), taps), float("nan"), dtype=torch.float32)
         blocks[cell, torch.arange(original) - start[cell]] = merged
         is_dense = torch.equal(cell_first, torch.arange(len(cell_first)))
         tensors = (first, merged, cell_first, start, count, blocks.flatten(1))
@@ -177,7 +177,7 @@ def mask_statistics(logits: Tensor, way: Upscaling, threshold: float = 0.0, offs
         _count(logits[part], way, (threshold - offset, threshold, threshold + offset), counts[:, part], ends[:, part])
     outer, areas, inner = counts
     boxes = torch.stack([ends[0], ends[1], -ends[2], -ends[3]], dim=-1)
-    return MaskStatistics(areas, (inner / outer.clamp(min=1)).float(), boxes * (areas > 0)[:, None])
+    return MaskStatistics(areas, inner.float() / outer.clamp(min=1), boxes * (areas > 0)[:, None])
 
 
 def _count(logits: Tensor, way: Upscaling, cuts: tuple[float, float, float], counts: Tensor, ends: Tensor) -> None:
@@ -187,7 +187,7 @@ def _count(logits: Tensor, way: Upscaling, cuts: tuple[float, float, float], cou
     above_some = _over_taps(_above(logits, cuts[0]), way, torch.bitwise_or)  # (n,U,V): some tap above the lowest cut
     inside = _over_taps(_above(logits, cuts[2]), way, torch.bitwise_and)  # all taps above the highest
     per_row = inside.float() @ horizontal.cell_count.float()  # (n,U), whole numbers below 2**24
-    counts += (per_row.double() @ vertical.cell_count.double()).long()
+    counts += (per_row.long() * vertical.cell_count).sum(1)
     for axis, filled, place in ((vertical, per_row > 0, 1), (horizontal, inside.any(1), 0)):
         missing = ends[place][:, None]
         last = axis.cell_start + axis.cell_count - 1

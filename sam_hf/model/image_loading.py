@@ -145,6 +145,12 @@ def open_image(source: str | os.PathLike, where: str) -> Any:
             with Image.open(source) as image:
                 image.load()
                 return image
+        except Image.DecompressionBombError as error:
+            limit = 2 * Image.MAX_IMAGE_PIXELS
+            raise ValueError(
+                f"{where}: the file {str(source)!r} has more than {limit} pixels, which PIL refuses; make it smaller, "
+                "or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+            ) from error
         except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
             raise ValueError(f"{where}: the file {str(source)!r} cannot be decoded as an image") from error
     shown = str(source) if len(str(source)) <= 80 else str(source)[:77] + "..."

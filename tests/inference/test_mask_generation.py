@@ -1,7 +1,9 @@
 """Everything mode: records, streams, batches, stores, precision, memory, and what is said about wrong input."""
 
+import copy
 import inspect
 import json
+import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,7 +19,7 @@ from sam_hf.data.synthetic import SceneGenerator
 from sam_hf.inference import crop_search, mask_generation
 from sam_hf.inference.crop_search import Crop, CropSearch
 from sam_hf.inference.everything_options import MaskGenerationOptions, read_options
-from sam_hf.masks import rle
+from sam_hf.masks import rle, upscaling
 
 # Random weights give masks all over the picture, of any score, and boxes that are alike.
 KEEP_ALL = {"pred_iou_thresh": 0.0, "stability_score_thresh": 0.0, "box_nms_thresh": 1.0, "crop_nms_thresh": 1.0}
@@ -121,6 +123,16 @@ class TestOptions:
         assert [len(grid) for grid in mine.layer_grids] == [25] and mine.max_area_share is None
         assert mine.min_mask_region_area == 100
 
+    def test_options_by_place_and_in_help(self, varied_sam):
+        options = SamAutomaticMaskGenerator(*varied_sam, 5, 16, 0.5).options
+        assert (options.points_per_side, options.points_per_batch, options.pred_iou_thresh) == (5, 16, 0.5)
+        with pytest.raises(TypeError, match="points_per_side: given twice"):
+            SamAutomaticMaskGenerator(*varied_sam, 5, points_per_side=6)
+        theirs = inspect.signature(MetaGenerator).parameters
+        ours = inspect.signature(SamAutomaticMaskGenerator).parameters
+        assert list(ours)[: len(theirs) + 1] == ["model", "processor", *list(theirs)[1:]]
+        assert all(ours[name].default == theirs[name].default for name in list(theirs)[1:])
+
     def test_own_grids_take_the_place_of_the_default(self, make, varied_sam, image):
         grid = np.array([[0.25, 0.5], [0.75, 0.1]])
         generator = SamAutomaticMaskGenerator(*varied_sam, point_grids=[grid], **KEEP_ALL)
@@ -144,6 +156,7 @@ class TestOptions:
             ({"point_grids": []}, ValueError, "point_grids: expected crop_n_layers"),
             ({"points_per_batch": 0}, ValueError, "points_per_batch: expected at least 1, got 0"),
             ({"crop_n_layers": -1}, ValueError, "crop_n_layers: expected at least 0, got -1"),
+            ({"crop_n_layers": 9}, ValueError, "crop_n_layers: expected at most 6, got 9"),
             ({"crop_overlap_ratio": 2.0}, ValueError, r"crop_overlap_ratio: expected a number in \[0,1\), got 2.0"),
             ({"crop_overlap_ratio": 1}, ValueError, "crop_overlap_ratio"),
             (
@@ -224,9 +237,9 @@ class TestStream:
         generator = make(points_per_batch=4, crop_n_layers=1, crop_n_points_downscale_factor=2)
         steps = list(generator.stream(image))
         total = 9 + 4 * 1
-        assert [step.done for step in steps] == [4, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13]
+        assert [step.done for step in steps] == [0, 4, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13]
         assert all(step.total == total for step in steps)
-        assert [step.final for step in steps] == [False] * 11 + [True]
+        assert [step.final for step in steps] == [False] * 12 + [True]
         assert same(steps[-1].records, generator.generate(image))
         with_masks = [step for step in steps[:-1] if step.records]
         assert with_masks[0].done == 9 and all(r["crop_box"] == [0, 0, 96, 70] for r in with_masks[0].records)
@@ -234,12 +247,20 @@ class TestStream:
         alone = make(points_per_batch=4).generate(image)
         assert same(with_masks[0].records, alone)  # what is final for the picture itself, before the crops are seen
 
+    def test_previews_can_be_declined(self, make, image):
+        generator = make(crop_n_layers=1, points_per_side=2)
+        *before, last = generator.stream(image, previews=False)
+        assert [step.done for step in before] == [0, 4, 8, 12, 16, 20] and not any(step.records for step in before)
+        assert same(last.records, generator.generate(image))
+
     def test_it_stops_at_once_when_closed(self, make, image, monkeypatch):
         asked = []
         ask = CropSearch.ask
         monkeypatch.setattr(CropSearch, "ask", lambda *given: asked.append(given) or ask(*given))
         stream = make(points_per_batch=2).stream(image)
         assert not asked  # nothing is computed before the first step is wanted
+        first = next(stream)
+        assert (first.done, first.total) == (0, 9) and not asked  # said before the picture is encoded
         next(stream), next(stream)
         assert not torch.is_inference_mode_enabled() and torch.is_grad_enabled()
         stream.close()
@@ -292,6 +313,19 @@ class TestBatchesAndStores:
         generator.generate(image)
         assert sum(encoded) == 1 + 4 and predictor.store.statistics().entries == 1
 
+    def test_copies_and_pickles_give_the_same_masks(self, make, image):
+        generator = make(points_per_side=2)
+        expected = generator.generate(image)
+        for twin in (copy.deepcopy(generator), pickle.loads(pickle.dumps(generator))):
+            assert len(twin.predictor.store) == 0 and same(twin.generate(image), expected)
+
+    def test_a_model_in_training_is_put_back_into_eval_mode(self, make, image):
+        generator = make(points_per_side=2)
+        expected = generator.generate(image)
+        generator.predictor.model.train()
+        generator.predictor.store.clear()
+        assert same(generator.generate(image), expected) and not generator.predictor.model.training
+
     def test_several_threads(self, make, image):
         generator = make()
         pictures = [image, image[::-1], image[:, ::-1]]
@@ -338,6 +372,20 @@ class _LargestTensor(TorchDispatchMode):
             if isinstance(tensor, torch.Tensor):
                 self.nbytes = max(self.nbytes, tensor.untyped_storage().nbytes())
         return made
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_torchs_default_precision_changes_nothing(make, image, dtype):
+    generator = make(points_per_side=2)
+    expected = generator.generate(image)
+    upscaling._axis.cache_clear()
+    torch.set_default_dtype(dtype)
+    try:
+        found = generator.generate(image)
+    finally:
+        torch.set_default_dtype(torch.float32)
+        upscaling._axis.cache_clear()
+    assert same(found, expected)
 
 
 class TestMemory:

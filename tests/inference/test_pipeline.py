@@ -241,6 +241,18 @@ class TestDefectsOfTheStockPipeline:
         best = [max(_iou(mask, other) for other in found["masks"]) for mask in expected["masks"]]
         assert np.mean([value for value, mask in zip(best, expected["masks"], strict=True) if mask.sum() > 500]) > 0.9
 
+    def test_none_is_the_default_as_in_transformers(self, pipe):
+        nothing = {"crops_n_layers": None, "crop_n_points_downscale_factor": None, "mask_threshold": None}
+        _assert_same(pipe(WIDE, **FEW, **nothing), pipe(WIDE, **FEW))
+
+    def test_a_stock_processor_keeps_its_way_of_resizing(self, varied_checkpoint, ours):
+        for kind in ("SamImageProcessor", "SamImageProcessorPil"):
+            if not hasattr(transformers, kind):
+                continue
+            stock = getattr(transformers, kind).from_pretrained(varied_checkpoint)
+            made = pipeline("mask-generation", model=ours["model"], image_processor=stock)
+            assert type(made.image_processor) is getattr(sam_hf, kind)
+
     def test_4_both_spellings_of_the_output_switches(self, pipe):
         for option, key in (("output_rle_mask", "rle_mask"), ("output_bboxes_mask", "bounding_boxes")):
             for spelling in (option, option + "s"):

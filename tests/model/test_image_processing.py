@@ -216,6 +216,12 @@ class TestPictures:
         with pytest.raises(ValueError, match=r"images\[0\]"):
             processor([Image.open(tmp_path / "cut.jpg")])
 
+    def test_a_file_of_more_pixels_than_pil_opens_is_refused_by_name(self, processor, tmp_path, monkeypatch):
+        Image.fromarray(PHOTO).save(tmp_path / "huge.png")
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+        with pytest.raises(ValueError, match=r"images\[0\]: the file .*huge.png' has more than 200 pixels"):
+            processor([tmp_path / "huge.png"])
+
     @pytest.mark.parametrize(
         ("shape", "resized"),
         [((1, 1, 3), (64, 64)), ((1, 3000, 3), (1, 64)), ((3000, 1, 3), (64, 1)), ((2, 3, 3), (43, 64))],
