@@ -5,40 +5,32 @@ carried out, said in one sentence; 130 interrupted. Results go to stdout, progre
 """
 
 import json
-import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 import sam_hf
 from sam_hf.inference import image_files, result_files
 from sam_hf.inference.mask_generation import SamAutomaticMaskGenerator, check_options
 from sam_hf.inference.typed_prompts import TypedPrompts, parse_box, parse_point
+from sam_hf.terminal import UsageProblem, bar, first_line, for_each, messages, progress, say
 
 if TYPE_CHECKING:
     from sam_hf.inference.predictor import SamPredictor
 
 SUMMARY = "Segment Anything: points, boxes, masks and free text to masks."
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-# typer brings its own copy of click or imports click, by version; both have this base of everything a user gets wrong.
-UsageProblem = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=SUMMARY)
 train_app = typer.Typer(no_args_is_help=True, help="Train a checkpoint by a recipe.")
 evaluate_app = typer.Typer(no_args_is_help=True, help="Measure a checkpoint.")
 app.add_typer(train_app, name="train")
 app.add_typer(evaluate_app, name="evaluate")
-
-messages = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 class Precision(str, Enum):
@@ -72,6 +64,17 @@ class Preset(str, Enum):
     sa1b = "sa1b"
 
 
+# What commands on images have in common.
+Images = Annotated[list[str], typer.Argument(help="Image files, or folders of them.", show_default=False)]
+Model = Annotated[str, typer.Option("--model", "--checkpoint", help='"tiny" (embedded, small), a Hub id or a folder.')]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")]
+Out = Annotated[Path, typer.Option(help="Folder for the results.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: the best there is.")]
+Dtype = Annotated[Precision, typer.Option(help="Precision of the model.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace earlier results.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the records, one JSON line per image.")]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and ends the process with its exit code."""
     signal.signal(signal.SIGTERM, _stop)
@@ -79,12 +82,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = app(args=arguments, prog_name="sam-hf", standalone_mode=False)
     except UsageProblem as problem:
         if problem.format_message():  # empty where the help was shown instead
-            _say(f"sam-hf: {problem.format_message()}")
+            say(f"sam-hf: {problem.format_message()}")
         code = 2
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     if code == 130:
-        _say("sam-hf: interrupted; finished images are complete")
+        say("sam-hf: interrupted; finished images are complete")
     sys.exit(code or 0)
 
 
@@ -99,7 +102,7 @@ def _common(
 
 @app.command()
 def segment(
-    images: Annotated[list[str], typer.Argument(help="Image files, or folders of them.", show_default=False)],
+    images: Images,
     point: Annotated[list[str] | None, typer.Option(help="x,y on the object; repeatable.")] = None,
     background_point: Annotated[list[str] | None, typer.Option(help="x,y beside the object; repeatable.")] = None,
     box: Annotated[str | None, typer.Option(help="left,top,right,bottom around the object.")] = None,
@@ -113,14 +116,14 @@ def segment(
         str | None, typer.Option(help="CLIP for checkpoints without text: ARCHITECTURE/TAG of open_clip, a folder.")
     ] = None,
     detector: Annotated[str | None, typer.Option(help="Hub id of a zero-shot object detector.")] = None,
-    model: Annotated[str, typer.Option(help='"tiny" (embedded, small), a Hub id or a folder.')] = "tiny",
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("out"),
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: the best there is.")] = None,
-    dtype: Annotated[Precision, typer.Option(help="Precision of the model.")] = Precision.float32,
+    model: Model = "tiny",
+    revision: Revision = None,
+    out: Out = Path("out"),
+    device: Device = None,
+    dtype: Dtype = Precision.float32,
     multimask: Annotated[bool, typer.Option("--multimask", help="Write all three masks, best first.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier results.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the records, one JSON line per image.")] = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
 ) -> None:
     """Segment one object in each image, prompted by points, a box, a rough mask or a phrase, alone or together.
 
@@ -162,12 +165,12 @@ def segment(
         result = segment_file(predictor, path, prompts, out, name, multimask, model, report)
         return json.dumps(result, ensure_ascii=False) if as_json else _summary(result, out)
 
-    _for_each(paths, names, work, problems)
+    for_each(paths, names, work, problems)
 
 
 @app.command()
 def everything(
-    images: Annotated[list[str], typer.Argument(help="Image files, or folders of them.", show_default=False)],
+    images: Images,
     points_per_side: Annotated[int | None, typer.Option(help="Points asked about per side; 32.")] = None,
     points_per_batch: Annotated[int | None, typer.Option(help="Points at once; fewer take less memory; 64.")] = None,
     pred_iou_thresh: Annotated[float | None, typer.Option(help="Least predicted IoU of a mask; 0.88.")] = None,
@@ -188,15 +191,13 @@ def everything(
     output_mode: Annotated[RunLengths, typer.Option(help="Masks in the JSON.")] = RunLengths.coco_rle,
     index: Annotated[bool, typer.Option("--index", help="Also a picture of the masks' ids.")] = False,
     masks: Annotated[bool, typer.Option("--masks", help="Also one picture per mask, in a folder.")] = False,
-    model: Annotated[
-        str, typer.Option("--model", "--checkpoint", help='"tiny" (embedded, small), a Hub id or a folder.')
-    ] = "tiny",
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("out"),
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: the best there is.")] = None,
-    dtype: Annotated[Precision, typer.Option(help="Precision of the model.")] = Precision.float32,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier results.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the records, one JSON line per image.")] = False,
+    model: Model = "tiny",
+    revision: Revision = None,
+    out: Out = Path("out"),
+    device: Device = None,
+    dtype: Dtype = Precision.float32,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
 ) -> None:
     """Find everything in each image.
 
@@ -228,18 +229,29 @@ def everything(
         predictor = _load(model, revision, device, dtype)
     except ValueError as error:
         raise UsageProblem(str(error)) from error
-
-    from sam_hf.inference.file_everything import everything_file
-
     generator = SamAutomaticMaskGenerator.from_predictor(predictor, output_mode=output_mode.value, **options)
     about = {"model": model, "model_revision": predictor.revision, "options": options}
+    for_each(paths, names, _everything_worker(generator, paths, out, index, masks, about, as_json), problems, bar)
+
+
+def _everything_worker(
+    generator: SamAutomaticMaskGenerator,
+    paths: Sequence[Path],
+    out: Path,
+    index: bool,
+    masks: bool,
+    about: dict[str, Any],
+    as_json: bool,
+) -> Callable[[Path, str, Callable[[int, int], None]], str]:
+    from sam_hf.inference.file_everything import everything_file
+
     numbers = {path: number for number, path in enumerate(paths, start=1)}
 
     def work(path: Path, name: str, report: Callable[[int, int], None]) -> str:
         result = everything_file(generator, path, out, name, numbers[path], index, masks, about, report)
         return json.dumps(result, ensure_ascii=False) if as_json else _count(result, name, out)
 
-    _for_each(paths, names, work, problems, _bar)
+    return work
 
 
 @train_app.command("tiny", context_settings=PASS_ON)
@@ -278,7 +290,7 @@ def _run_recipe(run: Callable[[Sequence[str]], int | None], context: typer.Conte
     try:
         raise typer.Exit(run(context.args) or 0)
     except (OSError, ValueError, ImportError) as error:
-        raise UsageProblem(_first_line(error)) from error
+        raise UsageProblem(first_line(error)) from error
 
 
 def _prompts(
@@ -327,18 +339,18 @@ def _text_segmenter(
     if clip is None and model == "tiny":
         clip = "tiny"  # it comes with one
     segmenter = SamTextSegmenter(predictor, clip, detector, find_calibration(model, revision=revision))
-    with _progress("preparing the way from text to masks"):
+    with progress("preparing the way from text to masks"):
         try:
             segmenter.grounding(segmenter.automatic if grounding in (None, Grounding.auto) else grounding.value)
         except (OSError, ImportError, ValueError) as error:
             raise ValueError(
-                _first_line(error).replace("clip=", "--clip ").replace("detector=", "--detector ")
+                first_line(error).replace("clip=", "--clip ").replace("detector=", "--detector ")
             ) from error
     return segmenter
 
 
 def _load(model: str, revision: str | None, device: str | None, dtype: Precision) -> "SamPredictor":
-    with _progress(f"loading the model {model}"):
+    with progress(f"loading the model {model}"):
         import torch
         from huggingface_hub.errors import StrictDataclassError
         from huggingface_hub.utils import disable_progress_bars
@@ -351,7 +363,7 @@ def _load(model: str, revision: str | None, device: str | None, dtype: Precision
         if not messages.is_terminal:
             disable_progress_bars()
         if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
-            _say("no CUDA device is available: using the CPU")
+            say("no CUDA device is available: using the CPU")
             device = "cpu"
         try:
             predictor = SamPredictor.from_pretrained(
@@ -359,82 +371,10 @@ def _load(model: str, revision: str | None, device: str | None, dtype: Precision
             )
         # absent, of another shape, damaged, no configuration, a text tower without open_clip
         except (OSError, RuntimeError, SafetensorError, StrictDataclassError, LookupError, ImportError) as error:
-            raise ValueError(f"cannot load the model {model!r}: {_first_line(error)}") from error
+            raise ValueError(f"cannot load the model {model!r}: {first_line(error)}") from error
     if model == "tiny":
-        _say("tiny is the small embedded checkpoint; --model facebook/sam-vit-huge is far better on photos")
+        say("tiny is the small embedded checkpoint; --model facebook/sam-vit-huge is far better on photos")
     return predictor
-
-
-def _for_each(
-    paths: Sequence[Path],
-    names: Sequence[str],
-    work: Callable[[Path, str, Callable[..., None]], str],
-    problems: Sequence[str] = (),
-    show: Callable[[str], AbstractContextManager[Callable[..., None]]] | None = None,
-) -> None:
-    """Does the work for every image; one that fails does not stop the others.
-
-    Args:
-        paths: The images.
-        names: Of their results.
-        work: Is given a path, a name and what to report progress to; gives a line for stdout.
-        problems: What has failed already.
-        show: Shows the progress.
-
-    Raises:
-        UsageProblem: If the only image cannot be used.
-        typer.Exit: With code 1 if some of several failed, or results cannot be written.
-        KeyboardInterrupt: If it was interrupted; what is finished has been said then.
-    """
-    failures, finished, total = list(problems), [], len(paths) + len(problems)
-    for number, (path, name) in enumerate(zip(paths, names, strict=True), start=1):
-        count = f" ({number}/{len(paths)})" if len(paths) > 1 else ""
-        try:
-            with (show or _progress)(f"{path}{count}") as report:
-                line = work(path, name, report)
-        except ValueError as error:
-            failures.append(str(error))
-        except (MemoryError, RuntimeError) as error:  # torch says "out of memory" by a RuntimeError
-            failures.append(f"{str(path)!r} could not be segmented: {_first_line(error) or 'out of memory'}")
-        except OSError as error:
-            _say(f"sam-hf: cannot write the results of {str(path)!r}: {error.strerror or _first_line(error)}")
-            raise typer.Exit(1) from error
-        except KeyboardInterrupt:
-            last = f", the last one {str(finished[-1])!r}" if finished else ""
-            _say(f"sam-hf: {len(finished)} of {len(paths)} images are finished{last}")
-            raise
-        else:
-            finished.append(path)
-            _print(line)  # not while progress is shown: rich would send it to stderr
-    if failures and total == 1:
-        raise UsageProblem(failures[0])
-    if failures:
-        _say(f"sam-hf: {len(failures)} of {total} images failed:", *(f"  {failure}" for failure in failures))
-        raise typer.Exit(1)
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[str], None]]:
-    """Shows what is under way: moving on a terminal, as one line elsewhere."""
-    if not messages.is_terminal:
-        _say(what)
-        yield lambda step: None
-        return
-    with messages.status(escape(what)) as status:
-        yield lambda step: status.update(escape(f"{what}: {step}"))
-
-
-@contextmanager
-def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Shows how far the work is: as a bar on a terminal, as one line elsewhere."""
-    if not messages.is_terminal:
-        _say(what)
-        yield lambda done, total: None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=messages, transient=True) as progress:
-        task = progress.add_task(escape(what), total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def _count(result: dict[str, Any], name: str, out: Path) -> str:
@@ -459,28 +399,6 @@ def _found(result: dict[str, Any], out: Path) -> str:
         found = "not there"
     sure = f"presence {result['presence']:.2f}{'' if result['calibrated'] else ' (not calibrated)'}"
     return f"{result['image']}: {found}, {sure}, by {result['grounding']} -> {out / result['overlay']}"
-
-
-def _print(line: str) -> None:
-    """Writes a line to stdout, whatever its file names consist of and whether or not anybody still reads."""
-    try:
-        print(_printable(line, sys.stdout), flush=True)
-    except BrokenPipeError:  # `| head` has seen enough; the results are in files, so the work goes on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _printable(line: str, stream: Any) -> str:
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    return line.encode(encoding, "backslashreplace").decode(encoding)
-
-
-def _say(*lines: str) -> None:
-    for line in lines:
-        messages.print(_printable(line, sys.stderr), markup=False)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _stop(signal_number: int, frame: Any) -> None:
