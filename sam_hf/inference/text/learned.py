@@ -1,21 +1,32 @@
-"""Phrases through the checkpoint's own text branch: one decode takes the phrase alone or with points, box and mask.
+"""Phrases through the checkpoint's own text branch.
 
-A phrase alone may mean a whole or a part, so the three masks compete by predicted IoU. With points, a box or a mask
-beside it the three and the single-mask token compete. Where all instances are wanted, the branch, which was trained to
-answer with one thing, is asked again: about each separate region of its answer, which splits answers that hold two
-things at once, and with background points on all that was found, which leads to the next one, until what comes is
-nothing new or much less sure than the first.
+A phrase alone is asked twice. The first answer, the best of three masks by predicted IoU, often says roughly where,
+and sometimes mixes two things. So the phrase is asked again together with a click, in each separate region of the
+first answer, and the click is asked without the phrase. How much the phrase adds to what the click alone promises (the
+*gain*: difference of the log-odds of both predicted IoUs) says which region is meant, and, with the first answer's own
+log-odds, how much speaks for the phrase being there at all.
 
-Source: §7.5, App. A and D.5 of Segment Anything for one phrase; asking again is this package's.
+With points, a box or a mask there is one decode of everything together, and the gain is over the geometry alone.
+
+Where all instances are wanted, the regions are all some; then the phrase is asked with background points on what was
+found, which leads to the next one, until what comes is nothing new, or the branch is much less sure of it than it was
+of the first answer.
+
+Source: §7.5, App. A and D.5 of Segment Anything for one decode; asking again is this package's. On 32 held-out
+synthetic scenes with the embedded checkpoint (128 phrases), a click in the largest region raised the share of masks
+above IoU 0.5 from 0.51 to 0.59; on 60 others the gain raised the share of absent phrases refused, where 80 % of the
+present ones are kept, from 0.51 to 0.65.
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from sam_hf.inference.predictor import Prediction
 from sam_hf.inference.text.instances import (
     Found,
     Request,
@@ -26,20 +37,25 @@ from sam_hf.inference.text.instances import (
     without_duplicates,
 )
 
-PHRASES_AT_ONCE = 8  # three masks of the picture's size each
-EVIDENCE_BOUND = 1e-6  # predicted IoU of 0 and 1 are no certainty
+PROMPTS_AT_ONCE = 8  # three masks of the picture's size each
+ODDS_BOUND = 1e-4  # a predicted IoU of 0 or 1 is no certainty
+CRUMB = 0.1  # share of a mask below which a region of it is no place to ask about
+
+Point = tuple[float, float]
 
 
 class LearnedGrounding:
     """Finds phrases by the checkpoint's text branch; see the module.
 
-    `score` is the predicted IoU, which a branch trained with absent phrases lowers where there is nothing to find;
-    `evidence` is its log-odds for the best instance. `text_probability` is the phrase's share of the predicted IoU
-    against the strongest negative phrase that answers with the same region; None where none does.
+    Of each instance, `text_probability` has the log-odds of the phrase's first answer plus the gain, and `score` is it
+    times the predicted IoU; `evidence` is the best such log-odds.
 
     Args:
-        keep_share: With several instances, how sure a further one must be, as a share of the first one's score.
-        max_instances: Bound of the questions per phrase, and so of the instances.
+        places: At most how many regions of the first answer are asked about again; 0: none, the first answer is the
+            answer, as in the paper, its log-odds the evidence.
+        keep_share: With several instances, how sure the branch must be of a further one, as a share of its certainty
+            of the first answer.
+        max_instances: Bound of the instances per phrase.
         duplicate_iou: IoU of masks above which two instances are one.
         negative_iou: IoU of masks above which a negative phrase speaks of the same thing.
 
@@ -51,21 +67,20 @@ class LearnedGrounding:
 
     def __init__(
         self,
+        places: int = 4,
         keep_share: float = 0.5,
         max_instances: int = 16,
         duplicate_iou: float = 0.5,
         negative_iou: float = 0.5,
     ):
-        for argument, value in (
-            ("keep_share", keep_share),
-            ("duplicate_iou", duplicate_iou),
-            ("negative_iou", negative_iou),
-        ):
+        shares = {"keep_share": keep_share, "duplicate_iou": duplicate_iou, "negative_iou": negative_iou}
+        for argument, value in shares.items():
             if not 0 <= value <= 1:
                 raise ValueError(f"{argument}: expected a share in [0, 1], got {value!r}")
-        if max_instances < 1:
-            raise ValueError(f"max_instances: expected 1 or more, got {max_instances!r}")
-        self.keep_share, self.max_instances = keep_share, max_instances
+        for argument, value, least in (("places", places, 0), ("max_instances", max_instances, 1)):
+            if value < least:
+                raise ValueError(f"{argument}: expected {least} or more, got {value!r}")
+        self.places, self.keep_share, self.max_instances = places, keep_share, max_instances
         self.duplicate_iou, self.negative_iou = duplicate_iou, negative_iou
 
     def __call__(self, request: Request) -> list[Found]:
@@ -76,118 +91,147 @@ class LearnedGrounding:
         """
         request.predictor.require_text()
         asked = (*request.phrases, *request.negatives)
-        best = _best_answers(request, asked)
-        rivals = best[len(request.phrases) :]
+        answers = self._with_geometry(request, asked) if request.has_geometry else self._everywhere(request, asked)
+        rivals = [one for answer in answers[len(request.phrases) :] for one in answer.instances]
         found = []
-        for index, first in enumerate(best[: len(request.phrases)]):
-            instances = [first]
+        for index, phrase in enumerate(request.phrases):
+            instances = answers[index].instances[:1]
             # Geometry describes one thing; there is nothing more to look for.
             if request.wants_several(index) and not request.has_geometry:
-                instances = self._further(request, request.phrases[index], first)
+                instances = self._further(request, phrase, answers[index])
             instances = [one for one in instances if one.mask.any()]
-            if rivals:
-                judged = [self._against(one, rivals) for one in instances]
-                instances = [one for one in judged if one is not None]
-            evidence = max((_log_odds(one.score) for one in instances), default=-math.inf)
+            judged = [self._against(one, rivals) for one in instances]
+            instances = [one for one in judged if one is not None]
+            evidence = max((log_odds(one.text_probability) for one in instances), default=-math.inf)
             found.append(Found(instances, evidence))
         return found
 
-    def _further(self, request: Request, phrase: str, first: TextInstance) -> list[TextInstance]:
-        """All instances of a phrase whose first answer is known."""
-        least = self.keep_share * first.score
-        parts = [_inside(region) for region in _regions(first.mask)]
-        if len(parts) > 1:
-            split = _ask(request, phrase, [(point, []) for point in parts[: self.max_instances]])
-            kept = without_duplicates([one for one in split if one.score >= least], self.duplicate_iou)
-            # The parts of one thing that is seen through a fence answer with the whole: then nothing is split.
-            found = kept if len(kept) > 1 else [first]
-        else:
-            found = [first]
-        while len(found) < self.max_instances:
-            taken = [_inside(one.mask) for one in found if one.mask.any()]
-            (following,) = _ask(request, phrase, [(None, taken)])
-            overlap = max((_covered(following, other) for other in found), default=0.0)
-            if following.score < least or not following.mask.any() or overlap > self.duplicate_iou:
+    def _with_geometry(self, request: Request, phrases: Sequence[str]) -> list["_Answer"]:
+        """The answer to each phrase and the geometry together."""
+        alone = log_odds(float(_decode_all(request, None, 1).scores.max()))
+        answers = []
+        for start in range(0, len(phrases), PROMPTS_AT_ONCE):
+            some = list(phrases[start : start + PROMPTS_AT_ONCE])
+            for one in _pick(request, _decode_all(request, some, len(some)), None):
+                rated = _rated(one, 2 * log_odds(one.predicted_iou) - alone)
+                answers.append(_Answer(one.predicted_iou, [rated]))
+        return answers
+
+    def _everywhere(self, request: Request, phrases: Sequence[str]) -> list["_Answer"]:
+        """The answer to each phrase alone."""
+        answers = []
+        for start in range(0, len(phrases), PROMPTS_AT_ONCE):
+            some = list(phrases[start : start + PROMPTS_AT_ONCE])
+            firsts = _pick(request, request.predictor.decode_batch(request.embedding, text=some), None)
+            regions = [_regions(one.mask)[: self.places] for one in firsts]
+            spots = [(text, _inside(mask)) for text, own in zip(some, regions, strict=True) for mask in own]
+            at_spots = iter(_ask_at(request, spots))
+            for first, own in zip(firsts, regions, strict=True):
+                odds = log_odds(first.predicted_iou)
+                there = [_rated(one, odds + gain) for one, gain in (next(at_spots) for _ in own)]
+                there.sort(key=lambda one: -one.text_probability)
+                answers.append(_Answer(first.predicted_iou, there or [_rated(first, odds)]))
+        return answers
+
+    def _further(self, request: Request, phrase: str, answer: "_Answer") -> list[TextInstance]:
+        """All instances of a phrase, given its first answer's; these come first."""
+        least = self.keep_share * answer.instances[0].score
+        found = without_duplicates([one for one in answer.instances if one.score >= least], self.duplicate_iou)
+        found = found[: self.max_instances]
+        while found and len(found) < self.max_instances:
+            away = [_inside(one.mask) for one in found]
+            prediction = request.predictor.decode_batch(
+                request.embedding, points=[np.array(away)], labels=[np.zeros(len(away), dtype=np.int64)], text=[phrase]
+            )
+            (following,) = _pick(request, prediction, None)
+            # Asked before the click, which promises a mask whatever it is of.
+            if following.predicted_iou < self.keep_share * answer.certainty or not following.mask.any():
+                break
+            ((clicked, gain),) = _ask_at(request, [(phrase, _inside(following.mask))])
+            following = _rated(clicked, log_odds(answer.certainty) + gain)
+            is_old = max(_shared(following, other) for other in found) > self.duplicate_iou
+            if following.score < least or not following.mask.any() or is_old:
                 break
             found.append(following)
-        return without_duplicates(found, self.duplicate_iou)
+        return found
 
     def _against(self, instance: TextInstance, rivals: Sequence[TextInstance]) -> TextInstance | None:
-        """The instance with its text probability; None if a negative phrase suits its region better."""
-        same = [one.score for one in rivals if mask_iou(one.mask, instance.mask) > self.negative_iou]
-        strongest = max(same, default=0.0)
-        if strongest >= instance.score and same:
+        """The instance as negative phrases leave it; None if one of them suits its region better."""
+        same = [one for one in rivals if mask_iou(one.mask, instance.mask) > self.negative_iou]
+        strongest = max((one.text_probability for one in same), default=None)
+        if strongest is None:
+            return instance
+        if strongest >= instance.text_probability:
             return None
-        probability = instance.score / max(instance.score + strongest, EVIDENCE_BOUND)
-        return make_instance(
-            instance.mask,
-            instance.low_res_logits,
-            instance.score,
-            instance.predicted_iou,
-            instance.stability,
-            probability,
-            instance.point,
-        )
+        # The phrase against the negative one and against neither of them.
+        probability = instance.text_probability / (1 + strongest)
+        return replace(instance, text_probability=probability, score=probability * instance.predicted_iou)
 
 
-class _Candidates(NamedTuple):
-    masks: np.ndarray  # (P,M,H,W)
-    scores: np.ndarray  # (P,M)
-    logits: np.ndarray  # (P,M,4h,4w)
+def log_odds(probability: float) -> float:
+    """Log of p / (1 - p); a certainty counts as `ODDS_BOUND` less."""
+    probability = min(max(probability, ODDS_BOUND), 1 - ODDS_BOUND)
+    return math.log(probability / (1 - probability))
 
 
-def _best_answers(request: Request, phrases: Sequence[str]) -> list[TextInstance]:
-    """The best instance of each phrase, with whatever geometry the request has."""
-    best: list[TextInstance] = []
-    for start in range(0, len(phrases), PHRASES_AT_ONCE):
-        some = list(phrases[start : start + PHRASES_AT_ONCE])
-        best += _pick(request, _decode(request, some), None)
-    return best
+def _rated(instance: TextInstance, odds: float) -> TextInstance:
+    probability = 1 / (1 + math.exp(-odds))
+    return replace(instance, text_probability=probability, score=probability * instance.predicted_iou)
 
 
-def _decode(request: Request, phrases: list[str]) -> _Candidates:
-    count = len(phrases)
+def _decode_all(request: Request, phrases: list[str] | None, count: int) -> Prediction:
+    """The geometry `count` times, with phrases or without: three masks each, and the single-mask token's.
+
+    That token is trained for several prompts together (App. A), the three for one; the predicted IoU will decide.
+    """
     geometry = {"points": request.points, "labels": request.labels, "boxes": request.box}
+    geometry["mask_input"] = request.mask_input
     prompts = {name: None if given is None else [given] * count for name, given in geometry.items()}
-    prompts["mask_input"] = None if request.mask_input is None else [request.mask_input] * count
-    answer = request.predictor.decode_batch(request.embedding, text=phrases, **prompts)
-    if not request.has_geometry:
-        return _Candidates(*answer)
-    single = request.predictor.decode_batch(request.embedding, text=phrases, multimask_output=False, **prompts)
-    return _Candidates(*(np.concatenate(both, axis=1) for both in zip(answer, single, strict=True)))
+    both = [
+        request.predictor.decode_batch(request.embedding, text=phrases, multimask_output=several, **prompts)
+        for several in (True, False)
+    ]
+    return Prediction(*(np.concatenate(parts, axis=1) for parts in zip(*both, strict=True)))
 
 
-def _ask(
-    request: Request, phrase: str, places: Sequence[tuple[tuple[float, float] | None, list[tuple[float, float]]]]
-) -> list[TextInstance]:
-    """Asks for a phrase at a foreground point (or anywhere), away from background points, once per place."""
-    found: list[TextInstance] = []
-    for start in range(0, len(places), PHRASES_AT_ONCE):
-        some = places[start : start + PHRASES_AT_ONCE]
-        points = [([] if point is None else [point]) + list(away) for point, away in some]
-        labels = [([] if point is None else [1]) + [0] * len(away) for point, away in some]
-        answer = request.predictor.decode_batch(
-            request.embedding,
-            points=[np.array(row, dtype=np.float32) for row in points],
-            labels=[np.array(row) for row in labels],
-            text=[phrase] * len(some),
-        )
-        found += _pick(request, _Candidates(*answer), [point for point, _ in some])
-    return found
+class _Answer(NamedTuple):
+    """A phrase's instances, best first, and the predicted IoU of its first answer."""
+
+    certainty: float
+    instances: list[TextInstance]
 
 
-def _pick(
-    request: Request, candidates: _Candidates, points: Sequence[tuple[float, float] | None] | None
-) -> list[TextInstance]:
+class _Gain(NamedTuple):
+    """A phrase's answer at a place, and how much the phrase adds to what a click there promises."""
+
+    instance: TextInstance
+    gain: float
+
+
+def _ask_at(request: Request, places: Sequence[tuple[str, Point]]) -> list[_Gain]:
+    """Asks for phrases at places, with the phrase and without."""
+    answers: list[_Gain] = []
+    for start in range(0, len(places), PROMPTS_AT_ONCE):
+        some = places[start : start + PROMPTS_AT_ONCE]
+        points = [np.array([point], dtype=np.float32) for _, point in some]
+        prediction = request.predictor.decode_batch(request.embedding, points=points, text=[text for text, _ in some])
+        instances = _pick(request, prediction, [point for _, point in some])
+        alone = request.predictor.decode_batch(request.embedding, points=points).scores.max(axis=1)
+        for instance, promised in zip(instances, alone, strict=True):
+            answers.append(_Gain(instance, log_odds(instance.predicted_iou) - log_odds(float(promised))))
+    return answers
+
+
+def _pick(request: Request, prediction: Prediction, points: Sequence[Point] | None) -> list[TextInstance]:
     """Of each prompt's masks the one with the best predicted IoU, as an instance."""
-    chosen = candidates.scores.argmax(axis=1)
+    chosen = prediction.scores.argmax(axis=1)
     rows = np.arange(len(chosen))
-    logits, scores = candidates.logits[rows, chosen], candidates.scores[rows, chosen]
+    logits, scores = prediction.low_res_logits[rows, chosen], prediction.scores[rows, chosen]
     stable = stability(request, logits)
     return [
         # A copy, since a view would keep all three masks.
         make_instance(
-            candidates.masks[row, index].copy(),
+            prediction.masks[row, index].copy(),
             logits[row].copy(),
             score=scores[row],
             predicted_iou=scores[row],
@@ -198,27 +242,22 @@ def _pick(
     ]
 
 
-def _regions(mask: np.ndarray, least_share: float = 0.1) -> list[np.ndarray]:
-    """Connected regions of a mask, largest first; those below a share of the mask are crumbs."""
-    count, labels, statistics, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
-    sizes = statistics[1:count, cv2.CC_STAT_AREA]
-    order = [index for index in np.argsort(-sizes, kind="stable") if sizes[index] >= least_share * mask.sum()]
+def _regions(mask: np.ndarray) -> list[np.ndarray]:
+    """Connected regions of a mask without its crumbs, largest first."""
+    _, labels, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    sizes = statistics[1:, cv2.CC_STAT_AREA]
+    order = [index for index in np.argsort(-sizes, kind="stable") if sizes[index] >= CRUMB * sizes.sum()]
     return [labels == index + 1 for index in order]
 
 
-def _inside(mask: np.ndarray) -> tuple[float, float]:
-    """xy of the middle of the pixel that is deepest inside a mask."""
+def _inside(mask: np.ndarray) -> Point:
+    """xy of the middle of the pixel that is deepest inside a mask; the picture's edge counts as an edge."""
     depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
     y, x = np.unravel_index(depth.argmax(), depth.shape)
     return float(x) + 0.5, float(y) + 0.5
 
 
-def _covered(one: TextInstance, other: TextInstance) -> float:
-    """Share of the smaller of two masks that the other covers: a further answer must lie elsewhere."""
+def _shared(one: TextInstance, other: TextInstance) -> float:
+    """Share of the smaller of two masks that both cover: a further instance must lie elsewhere."""
     smaller = min(one.area, other.area)
     return float(np.logical_and(one.mask, other.mask).sum() / smaller) if smaller else 0.0
-
-
-def _log_odds(probability: float) -> float:
-    probability = min(max(probability, EVIDENCE_BOUND), 1 - EVIDENCE_BOUND)
-    return math.log(probability / (1 - probability))
