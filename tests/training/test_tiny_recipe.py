@@ -72,6 +72,7 @@ def recipe(tmp_path_factory):
         tiny.ClipStage("clip", size=48, steps=2, scenes=3),
         tiny.Stage("masks", size=32, seed=1, **shared),
         tiny.Stage("text", size=48, seed=2, text=True, absent=1, options=tiny.WITH_TEXT, **shared),
+        tiny.ClipStage("more-clip", size=48, steps=1, scenes=3, lr=1e-4, goes_on=True),
     )
     options = {"config": config(), "clip_config": CLIP, "num_workers": 0, "font": False, "progress": False}
     return folder, stages, options, tiny.train(folder, stages, **options)
@@ -88,7 +89,11 @@ def test_the_recipe_ends_in_a_checkpoint_that_everything_loads(recipe):
     trained = SamModel.from_pretrained(folder / "text" / "model").prompt_encoder.text_encoder
     from sam_hf.training.clip import load_clip
 
-    torch.testing.assert_close(trained.positional_embedding, load_clip(folder / "clip" / "clip").positional_embedding)
+    first, last = (load_clip(folder / name / "clip").positional_embedding for name in ("clip", "more-clip"))
+    torch.testing.assert_close(trained.positional_embedding, first)  # frozen, and not the later CLIP's
+    assert 0 < (last - first).abs().max() < 1e-2  # which began where the first had ended
+    shipped = load_clip(folder / "checkpoint-clip").positional_embedding
+    torch.testing.assert_close(shipped, last, atol=1e-3, rtol=1e-3)
 
 
 def test_running_it_again_trains_nothing_and_an_interrupted_stage_goes_on(recipe, monkeypatch):
@@ -104,3 +109,5 @@ def test_running_it_again_trains_nothing_and_an_interrupted_stage_goes_on(recipe
     assert tiny.train(folder, more, **options) == checkpoint
     with pytest.raises(ValueError, match="distinct names"):
         tiny.train(folder, [stages[1], stages[1]])
+    with pytest.raises(ValueError, match="'more-clip' goes on from an earlier ClipStage"):
+        tiny.train(folder, [stages[-1]])

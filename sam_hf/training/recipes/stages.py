@@ -81,6 +81,8 @@ class ClipStage:
         warmup: steps.
         ema: decay of the averaged weights.
         seed: of scenes and crops.
+        goes_on: start from the weights of the `ClipStage` before; the text branch keeps the tower it has. The CLIP
+            itself is what such a stage is for: it is shipped beside the checkpoint.
     """
 
     name: str
@@ -92,6 +94,7 @@ class ClipStage:
     warmup: int = 50
     ema: float = 0.995
     seed: int = 100
+    goes_on: bool = False
 
 
 def run_clip_stage(
@@ -102,6 +105,7 @@ def run_clip_stage(
     font: str | None = None,
     resume: bool = True,
     clip_config: dict[str, Any] | None = None,
+    start: str | Path | None = None,
     **trainer_options: Any,
 ) -> bool:
     """Trains the small CLIP and writes it to `folder/clip` as an open_clip folder.
@@ -114,13 +118,14 @@ def run_clip_stage(
         font: emoji font.
         resume: continue from the last checkpoint in `folder`.
         clip_config: see `clip.build_clip`.
+        start: open_clip folder with the weights to start from; None: random ones.
         **trainer_options: more fields of `TrainerConfig`.
 
     Returns:
         True when it is complete, False when it was interrupted.
     """
     torch.manual_seed(stage.seed)
-    clip = build_clip(clip_config)
+    clip = build_clip(clip_config) if start is None else load_clip(start)
     generator = SceneGenerator(size=stage.size, split="train", seed=stage.seed, font=font)
     dataset = CropDataset(generator, size=clip.sam_hf_config["vision_cfg"]["image_size"], seed=stage.seed)
     text = clip.sam_hf_config["text_cfg"]

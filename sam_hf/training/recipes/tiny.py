@@ -19,7 +19,7 @@ import torch
 
 from sam_hf.model.configuration_sam import SamConfig, SamTextConfig, SamTinyViTConfig
 from sam_hf.model.modeling_sam import SamModel
-from sam_hf.training.clip import CLIP_CONFIG, copy_text_tower, load_clip
+from sam_hf.training.clip import CLIP_CONFIG, copy_text_tower, load_clip, save_clip
 from sam_hf.training.presets import FROM_SCRATCH
 from sam_hf.training.recipes.stages import ClipStage, Stage, run_clip_stage, run_stage, save_atomically
 from sam_hf.training.resolution import at_resolution
@@ -112,6 +112,7 @@ STAGES: tuple[Stage | ClipStage, ...] = (
         lr_multipliers=TOWER,
         seed=3,
     ),
+    ClipStage("4-clip", minutes=60, warmup=50, ema=0.998, seed=101, goes_on=True),
 )
 
 
@@ -161,7 +162,8 @@ def train(
     """Runs the stages in order and writes the checkpoint.
 
     Args:
-        output_dir: gets one folder per stage and, at the end, `checkpoint/` (float16 weights + processor).
+        output_dir: gets one folder per stage and, at the end, `checkpoint/` (float16 weights + processor) and, where
+            there was a `ClipStage`, `checkpoint-clip/` (float16).
         stages: what to do; stages whose folder holds a finished model are skipped.
         resume: False starts over: the stages' folders are emptied.
         config: shape of the model; default `tiny_config()`.
@@ -174,11 +176,14 @@ def train(
         The checkpoint's folder, or None when training was interrupted (run the same call again to go on).
 
     Raises:
-        ValueError: there are no stages or two share a name.
+        ValueError: there are no stages, two share a name, or one goes on from none.
     """
     names = [stage.name for stage in stages]
     if not names or len(set(names)) != len(names):
         raise ValueError(f"stages must be a non-empty sequence with distinct names, got {names}")
+    clips = [stage for stage in stages if isinstance(stage, ClipStage)]
+    if clips and clips[0].goes_on:
+        raise ValueError(f"stage {clips[0].name!r} goes on from an earlier ClipStage, but there is none")
     output_dir = Path(output_dir)
     config = config or tiny_config()
     model = new_model(config)
@@ -192,11 +197,12 @@ def train(
             shutil.rmtree(folder, ignore_errors=True)
         processes.wait_for_everyone()
         if isinstance(stage, ClipStage):
-            clip_folder = folder / "clip"
+            start, clip_folder = clip_folder if stage.goes_on else None, folder / "clip"
             if not clip_folder.exists():
-                if not run_clip_stage(stage, folder, resume=resume, clip_config=clip_config, **options):
+                if not run_clip_stage(stage, folder, resume=resume, clip_config=clip_config, start=start, **options):
                     return None
-            copy_text_tower(load_clip(clip_folder), model)
+            if not stage.goes_on:
+                copy_text_tower(load_clip(clip_folder), model)
             continue
         model = at_resolution(model, stage.size)
         done = folder / "model"
@@ -212,6 +218,8 @@ def train(
             save_atomically(model, done)
     if processes.is_main_process:
         write_checkpoint(at_resolution(model, config.vision_config.image_size), output_dir / "checkpoint")
+        if clip_folder is not None:
+            save_clip(load_clip(clip_folder).half(), output_dir / "checkpoint-clip")
     processes.wait_for_everyone()
     return output_dir / "checkpoint"
 
