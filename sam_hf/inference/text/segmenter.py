@@ -14,6 +14,7 @@ makes answers of what it found: one or all instances, the place that was asked f
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -326,8 +327,10 @@ class SamTextSegmenter:
 
 
 def calibration_name(grounding: Grounding) -> str:
-    """What a grounding's curve is called: its name, and that of the CLIP or detector behind it."""
+    """What a grounding's curve is called: its name, and that of the CLIP or detector behind it, without its folder."""
     behind = getattr(getattr(grounding, "clip", None), "name", "") or getattr(grounding, "model_name", "")
+    if Path(behind).is_absolute() or behind.startswith("local-dir:"):
+        behind = Path(behind).name
     return f"{grounding.name}/{behind}" if behind else grounding.name
 
 
