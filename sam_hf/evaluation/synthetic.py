@@ -13,7 +13,9 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -159,11 +161,59 @@ def measure_scene(
     return records, misses
 
 
-def _batches(generator: Callable[[int], Any], scenes: int, batch_size: int, progress: bool) -> Iterator[list]:
-    console = Console(stderr=True)
-    starts = range(0, scenes, batch_size)
-    for start in track(starts, "evaluating", console=console, transient=True, disable=not progress):
-        yield [(index, generator(index)) for index in range(start, min(start + batch_size, scenes))]
+class _Examination:
+    """What is asked about some scenes; a value that other processes can be given."""
+
+    def __init__(
+        self, model: Any, processor: Any, generator: SceneGenerator, seed: int, setting: tuple[float, float] | None
+    ) -> None:
+        self.encoder = SceneEncoder(model, processor)
+        self.generator, self.seed, self.setting = generator, seed, setting
+
+    def __call__(self, indices: range) -> tuple[list[dict], list[dict]]:
+        """Records and misses of these scenes, see `measure_scene`."""
+        scenes = [self.generator(index) for index in indices]
+        records: list[dict] = []
+        misses: list[dict] = []
+        decoders = self.encoder.encode([scene.image for scene in scenes])
+        for index, scene, decode in zip(indices, scenes, decoders, strict=True):
+            rng = np.random.default_rng([self.seed, index])
+            found, missed = measure_scene(
+                scene, decode, rng, text=self.encoder.understands_text, felzenszwalb=self.setting
+            )
+            records += [record | {"scene": index} for record in found]
+            misses += [miss | {"scene": index} for miss in missed]
+        return records, misses
+
+
+_examination: _Examination | None = None  # of a worker process
+
+
+def _start_worker(examination: _Examination) -> None:
+    global _examination
+    _examination = examination
+    torch.set_num_threads(1)
+
+
+def _in_worker(indices: range) -> tuple[list[dict], list[dict]]:
+    return _examination(indices)
+
+
+def _examine(
+    examination: _Examination, batches: Sequence[range], workers: int, progress: bool
+) -> tuple[list[dict], list[dict]]:
+    """All records and misses, in the order of the scenes."""
+    with ExitStack() as stack:
+        answers: Iterator[tuple[list[dict], list[dict]]] = map(examination, batches)
+        if workers > 0:
+            # Spawned, because a forked process cannot use its parent's threads.
+            pool = get_context("spawn").Pool(workers, _start_worker, (examination,))
+            answers = stack.enter_context(pool).imap(_in_worker, batches)
+        shown = track(
+            answers, "evaluating", len(batches), console=Console(stderr=True), transient=True, disable=not progress
+        )
+        records, misses = zip(*shown, strict=True)
+    return sum(records, []), sum(misses, [])
 
 
 def evaluate(
@@ -177,6 +227,7 @@ def evaluate(
     baselines: bool = True,
     device: str | torch.device | None = None,
     batch_size: int = 8,
+    workers: int = 0,
     font: str | os.PathLike | bool | None = None,
     progress: bool = True,
     name: str | None = None,
@@ -194,6 +245,7 @@ def evaluate(
         baselines: Also run GrabCut and Felzenszwalb (scikit-image), the latter's setting chosen on train scenes.
         device: Where to move the model first; None leaves it where it is.
         batch_size: Scenes per pass of the image encoder; changes nothing but speed.
+        workers: Processes that share the scenes, for machines with several cores; 0: none but this one.
         font: Colour-emoji font of the scene generator: a path, None to look for it, False for shapes only.
         progress: Show a progress bar on stderr.
         name: What the report calls the model.
@@ -204,34 +256,30 @@ def evaluate(
         need text are missing for a model without a text branch.
 
     Raises:
-        ValueError: `scenes` or `batch_size` is not positive, or the scene generator refuses `split`, `size`, `seed`.
+        ValueError: `scenes` or `batch_size` is not positive, `workers` is negative, or the scene generator refuses
+            `split`, `size`, `seed`.
         FileNotFoundError: there is no emoji font and `font` is not False.
         ImportError: `baselines` without scikit-image.
     """
     for argument, value in (("scenes", scenes), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"{argument}: expected a positive number, got {value}")
+    if workers < 0:
+        raise ValueError(f"workers: expected 0 or more, got {workers}")
     if device is not None:
         model = model.to(device)
-    encoder = SceneEncoder(model, processor)
-    size = encoder.image_size if size is None else size
+    size = SceneEncoder(model, processor).image_size if size is None else size
     setting, tried = None, None
     if baselines:
         practice = SceneGenerator(size=size, split="train", seed=seed, font=font)
         setting, tried = choose_felzenszwalb(practice(index) for index in range(PRACTICE_SCENES))
     generator = SceneGenerator(size=size, split=split, seed=seed, font=font)
-    records: list[dict] = []
-    misses: list[dict] = []
+    batches = [range(start, min(start + batch_size, scenes)) for start in range(0, scenes, batch_size)]
     was_training = model.training
     model.eval()
     try:
-        for batch in _batches(generator, scenes, batch_size, progress):
-            decoders = encoder.encode([scene.image for _, scene in batch])
-            for (index, scene), decode in zip(batch, decoders, strict=True):
-                rng = np.random.default_rng([seed, index])
-                found, missed = measure_scene(scene, decode, rng, text=encoder.understands_text, felzenszwalb=setting)
-                records += [record | {"scene": index} for record in found]
-                misses += [miss | {"scene": index} for miss in missed]
+        examination = _Examination(model, processor, generator, seed, setting)
+        records, misses = _examine(examination, batches, workers, progress)
     finally:
         model.train(was_training)
     results = summarise(records, misses)
@@ -266,6 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", help="cpu, cuda, ...")
     parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--workers", type=int, default=0, help="processes that share the scenes")
     parser.add_argument("--font", help="colour-emoji font (default: the installed Noto Color Emoji)")
     parser.add_argument("--no-baselines", action="store_true")
     parser.add_argument("--output", help="where to write the results as JSON")
@@ -280,6 +329,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         baselines=not options.no_baselines,
         device=options.device,
         batch_size=options.batch_size,
+        workers=options.workers,
         font=options.font,
         name=options.model,
         command=_repeatable(options),

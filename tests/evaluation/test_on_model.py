@@ -99,6 +99,8 @@ def test_the_model_comes_back_in_the_mode_it_was_in():
     assert model.training
     with pytest.raises(ValueError, match="scenes: expected a positive number, got 0"):
         evaluate(model, small_processor(model), scenes=0)
+    with pytest.raises(ValueError, match="workers: expected 0 or more"):
+        evaluate(model, small_processor(model), workers=-1)
 
 
 def test_prompts_and_masks_change_frames_exactly_once():
@@ -169,3 +171,8 @@ def test_a_photo_that_is_not_in_the_wheel_is_left_out(monkeypatch):
     assert available_photos() == ()
     with pytest.raises(ValueError, match="photos: expected at least one"):
         contact_sheet(None, None)
+
+
+def test_several_processes_measure_the_same():
+    alone, shared = (examined(True, batch_size=2, workers=workers) for workers in (0, 2))
+    assert alone["rows"] == shared["rows"] and alone["absent"] == shared["absent"]
