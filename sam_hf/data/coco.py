@@ -4,8 +4,10 @@ Masks are polygons or run lengths, decoded when asked for. Regions of many (`isc
 object's mask.
 
 Category names can serve as phrases. A phrase must mean one thing, so an object gets its category's name only where
-that category occurs once in the picture; categories that do not occur are its absent phrases. LVIS, where not every
-category was looked for everywhere, names those surely absent (`neg_category_ids`).
+that name occurs once in the picture; names that do not occur are its absent phrases. LVIS, where not every category
+was looked for everywhere, names those surely absent (`neg_category_ids`) and those of which not everything was drawn
+(`not_exhaustive_category_ids`), whose names are then no phrases. "bow" is a weapon and a ribbon: one name, absent only
+if both are.
 
 Source: Lin et al. 2014 (arXiv 1405.0312); Gupta et al. 2019 (arXiv 1908.03195).
 """
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sam_hf.data.annotated_image import AnnotatedImage, Skipping
+from sam_hf.data.lvis import category_phrase
 from sam_hf.data.sa1b import parse_json, read_phrases
 
 
@@ -61,7 +64,10 @@ class CocoImages(Skipping):
             raise ValueError(f"{self.file}: no image has annotations")
 
     def _sort(self, content: dict[str, Any]) -> None:
-        self._names = {entry["id"]: clean_name(entry["name"]) for entry in content.get("categories", ())}
+        self._names = {entry["id"]: category_phrase(entry["name"]) for entry in content.get("categories", ())}
+        self._categories: dict[str, set[Any]] = defaultdict(set)
+        for number, said in self._names.items():
+            self._categories[said].add(number)
         if self.category_phrases and not self._names:
             raise KeyError("categories")
         self._annotations: dict[Any, list[dict[str, Any]]] = defaultdict(list)
@@ -102,15 +108,13 @@ class CocoImages(Skipping):
         phrases = [read_phrases(annotation, "phrases") for annotation in objects]
         absent = read_phrases(entry, "absent_phrases")
         if self.category_phrases:
-            counts = Counter(annotation["category_id"] for annotation in annotations)  # crowds count as well
+            counts = Counter(self._names[annotation["category_id"]] for annotation in annotations)  # crowds as well
+            unsure = {self._names[number] for number in entry.get("not_exhaustive_category_ids", ())}
             for place, annotation in enumerate(objects):
-                if counts[annotation["category_id"]] == 1:
-                    phrases[place] += (self._names[annotation["category_id"]],)
-            surely = entry.get("neg_category_ids", self._names)
-            absent += tuple(self._names[number] for number in surely if number not in counts)
+                said = self._names[annotation["category_id"]]
+                if counts[said] == 1 and said not in unsure:
+                    phrases[place] += (said,)
+            surely = set(entry.get("neg_category_ids", self._names))
+            missing = (said for said, meant in self._categories.items() if meant <= surely)
+            absent += tuple(said for said in missing if said not in counts and said not in unsure)
         return tuple(phrases), absent
-
-
-def clean_name(name: str) -> str:
-    """A category name as one would say it: "fire_hydrant" -> "fire hydrant", "bow_(weapon)" -> "bow (weapon)"."""
-    return name.replace("_", " ").strip()

@@ -55,6 +55,19 @@ def test_category_names_are_phrases_where_they_mean_one_thing(file):
     assert second.absent_phrases == ("cup",)  # LVIS says what was looked for
 
 
+def test_of_lvis_only_what_is_sure_is_said(file):
+    homonyms = [{"id": 8, "name": "bow_(weapon)"}, {"id": 9, "name": "bow_(decorative_ribbons)"}]
+    lvis = content() | {"categories": CATEGORIES + homonyms}
+    lvis["images"][1] |= {"not_exhaustive_category_ids": [3], "neg_category_ids": [7, 8]}
+    lvis["images"][2] |= {"neg_category_ids": [8, 9]}
+    lvis["annotations"].append({"image_id": 6, "category_id": 7, "segmentation": [SQUARE]})
+    file.write_text(json.dumps(lvis))
+    first, second = CocoImages(file, category_phrases=True)
+    assert first.phrases == (("dog",), ("the red one",))  # of fire hydrants not all are drawn
+    assert first.absent_phrases == ("cup",)  # ribbons were not looked for
+    assert second.phrases == ((), ("cup",)) and second.absent_phrases == ("bow",)
+
+
 def test_problems_are_named(file, tmp_path):
     (tmp_path / "5.jpg").unlink()
     with pytest.raises(ValueError, match=r"image 5: its picture .*5\.jpg' is missing"):
