@@ -10,6 +10,8 @@ nothing of EXIF orientation; where only the upright picture has the annotated si
 from __future__ import annotations
 
 import io
+import struct
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pycocotools import mask as coco_mask
 
 from sam_hf.masks import rle
+from sam_hf.model.image_loading import DEEP_PIL_MODES, load_image_tensor
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
@@ -52,24 +55,34 @@ class AnnotatedImage:
             raise ValueError(f"{self.name}: expected phrases for {len(self.masks)} masks, got {len(self.phrases)}")
 
     def pixels(self) -> np.ndarray:
-        """The picture, (H,W,3) uint8 RGB.
+        """The picture, (H,W,3) uint8 RGB; of 16 bits the upper 8.
 
         Raises:
-            ValueError: It cannot be decoded, or is not of the annotated size.
+            ValueError: It cannot be decoded, has more than `PIL.Image.MAX_IMAGE_PIXELS`, or is not of the annotated
+                size.
         """
-        if isinstance(self.image, np.ndarray):
-            pixels = self.image
-        else:
-            source = io.BytesIO(self.image) if isinstance(self.image, bytes) else self.image
-            try:
-                with Image.open(source) as opened:
-                    stored = opened.size[::-1] == self.size
-                    pixels = np.asarray((opened if stored else ImageOps.exif_transpose(opened)).convert("RGB"))
-            except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-                raise ValueError(f"{self.name}: the image cannot be decoded: {error}") from error
+        pixels = self.image if isinstance(self.image, np.ndarray) else self._opened()
         if pixels.shape[:2] != self.size:
             raise ValueError(f"{self.name}: annotated for an image of {self.size} (H, W), got {pixels.shape[:2]}")
         return pixels
+
+    def _opened(self) -> np.ndarray:
+        source = io.BytesIO(self.image) if isinstance(self.image, bytes) else self.image
+        try:
+            with warnings.catch_warnings():
+                # One worker must not unpack a small file into gigabytes, so what Pillow warns of is refused.
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                opened = Image.open(source)
+            with opened:
+                stored = opened.size[::-1] == self.size
+                picture = opened if stored else ImageOps.exif_transpose(opened)
+                if picture.mode in DEEP_PIL_MODES:  # Pillow would clip these to 8 bits
+                    return load_image_tensor(np.asarray(picture), self.name).byte().permute(1, 2, 0).numpy()
+                return np.asarray(picture.convert("RGB"))
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+            raise ValueError(f"{self.name}: the image is too large: {error}") from error
+        except (UnidentifiedImageError, OSError, EOFError, SyntaxError, ValueError, struct.error) as error:
+            raise ValueError(f"{self.name}: the image cannot be decoded: {error}") from error
 
     def mask(self, index: int) -> np.ndarray:
         """Mask `index`, (H,W) bool.

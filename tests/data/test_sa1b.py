@@ -90,3 +90,13 @@ def test_what_is_no_such_folder_is_said(tmp_path):
         Sa1bFolder(tmp_path / "absent")
     with pytest.raises(ValueError, match='expected "raise" or "skip"'):
         Sa1bFolder(tmp_path, on_error="ignore")
+
+
+def test_16_bits_are_scaled_and_giants_refused(tmp_path, monkeypatch):
+    Image.fromarray(np.array([[0, 257, 65535]], np.uint16)).save(tmp_path / "deep.png")
+    record = AnnotatedImage("deep", tmp_path / "deep.png", (1, 3), ())
+    assert record.pixels().tolist() == [[[0] * 3, [1] * 3, [255] * 3]]
+    for limit in (2, 1):  # Pillow warns from the limit on, and refuses from twice of it
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        with pytest.raises(ValueError, match="deep: the image is too large"):
+            record.pixels()
