@@ -23,6 +23,8 @@ from sam_hf.data.sa1b import parse_json, parse_record
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 UNPAIRED = 256
 """So many members may wait for their other half before the shard is taken for one of another form."""
+MEMBER_BYTES = 2**26
+"""A member of more is not read: SA-1B's are a few megabytes."""
 
 
 class ShardReader:
@@ -104,12 +106,15 @@ class ShardReader:
                     kind = "image" if suffix in IMAGE_SUFFIXES else "json" if suffix == ".json" else None
                     if kind is None or not member.isfile():
                         continue
+                    if member.size > MEMBER_BYTES:
+                        self._bad(ValueError(f"{shard}: {member.name!r} is too large, {member.size} bytes"))
+                        continue
                     content = tar.extractfile(member).read()
                     other = waiting.pop(stem, None)
                     if other is None or other[0] == kind:
                         waiting[stem] = (kind, content)
                         if len(waiting) > UNPAIRED:
-                            raise ValueError(_not_paired(shard, next(iter(waiting))))
+                            break  # all that wait are bad, and so is the rest of the shard
                         continue
                     image, annotations = (content, other[1]) if kind == "image" else (other[1], content)
                     yield f"{shard}: {stem}", image, annotations

@@ -107,3 +107,17 @@ def test_damage_is_named_or_counted(folder, tmp_path):
         ShardReader([])
     with pytest.raises(ValueError, match="0 <= part < parts"):
         ShardReader([mixed], part=2, parts=2)
+
+
+def test_a_shard_of_another_form_or_with_a_giant_member_does_not_stop_a_run(folder, tmp_path, monkeypatch):
+    single = write_tar(tmp_path / "a.tar", {f"{number}.png": b"" for number in range(5)})
+    monkeypatch.setattr("sam_hf.data.shards.UNPAIRED", 2)
+    reader = ShardReader([single, folder / "sa_000.tar"], on_error="skip")
+    monkeypatch.setattr("sam_hf.data.shards.MEMBER_BYTES", 10**6)
+    assert list(reader) == [] and reader.skipped == 6  # three of each: then the shard is given up
+    with pytest.raises(ValueError, match=r"a\.tar: expected a picture and a .json"):
+        list(ShardReader([single]))
+    monkeypatch.setattr("sam_hf.data.shards.UNPAIRED", 256)
+    monkeypatch.setattr("sam_hf.data.shards.MEMBER_BYTES", 20)
+    with pytest.raises(ValueError, match=r"sa_000\.tar: .*json' is too large"):
+        list(ShardReader([folder / "sa_000.tar"]))
