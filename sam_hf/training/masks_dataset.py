@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import multiprocessing
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import cv2
@@ -243,15 +243,26 @@ class MasksCollate:
     Args:
         tokenizer: Phrases -> {"input_ids", "attention_mask"}; None: phrases are left out.
         negatives: Share of the slots with a phrase that get a phrase of something absent instead: one that the data
-            names as absent or, failing that, a phrase of another picture of the batch (as CLIPSeg does).
+            names as absent or, failing that, a phrase of another picture (as CLIPSeg does).
+        others: Phrases of other pictures; those of the batch come on top.
+
+    Raises:
+        ValueError: `negatives` is no such share, or asked for where `others` has no two phrases.
     """
 
     def __init__(
-        self, tokenizer: Callable[[list[str]], dict[str, torch.Tensor]] | None = None, negatives: float = 0.0
+        self,
+        tokenizer: Callable[[list[str]], dict[str, torch.Tensor]] | None = None,
+        negatives: float = 0.0,
+        others: Iterable[str] = (),
     ):
         if not 0.0 <= negatives < 1.0:
             raise ValueError(f"negatives: expected a share in [0, 1), got {negatives}")
-        self.tokenizer, self.negatives = tokenizer, negatives
+        self.tokenizer, self.negatives, self.others = tokenizer, negatives, frozenset(others)
+        if negatives and len(self.others) < 2:
+            raise ValueError(
+                f"negatives: expected 0 for data with so few phrases, {sorted(self.others)}; got {negatives}"
+            )
 
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """See `SamForPromptableTraining.forward`."""
@@ -289,7 +300,7 @@ class MasksCollate:
         rng = random.Random(f"{sample['seed']}/negatives")
         choices = sample["absent_phrases"]
         if not choices:
-            others = {phrase for other in samples if other is not sample for phrase in other["all_phrases"]}
+            others = self.others.union(*(other["all_phrases"] for other in samples))
             choices = sorted(others - sample["all_phrases"])
         for slot, phrase in enumerate(phrases):
             if phrase is None or not choices or rng.random() >= self.negatives:

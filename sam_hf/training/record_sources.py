@@ -18,7 +18,15 @@ from sam_hf.data.shards import ShardReader, find_shards
 from sam_hf.data.synthetic import SceneGenerator
 from sam_hf.training.masks_dataset import IndexedMasksDataset, MaskSampler, MasksDataset
 
-LOOKED_AT = 200  # records in which phrases are looked for
+LOOKED_AT, PHRASES = 200, 1000  # records in which phrases are looked for, and how many are enough
+
+SA1B_FORM = "the data's own; SA-1B itself: SA-1B Dataset Research License"
+LICENCES = {
+    "folder": SA1B_FORM,
+    "shards": SA1B_FORM,
+    "coco": "the data's own; COCO and LVIS: annotations CC BY 4.0, pictures under their owners' terms at Flickr",
+    "synthetic": "drawn by this package; emoji are of the font, Noto Color Emoji: SIL Open Font License 1.1",
+}
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,11 @@ class DataSource:
     summary: str
     content: Any
 
+    @property
+    def licence(self) -> str:
+        """What is known of the terms that the pictures and masks come under."""
+        return LICENCES[self.kind]
+
     def records(self) -> Iterator[AnnotatedImage]:
         """Records in order; those that cannot be read are passed over."""
         if self.kind == "synthetic":
@@ -48,9 +61,15 @@ class DataSource:
                 except ValueError:
                     continue
 
-    def has_phrases(self) -> bool:
-        """Whether any of the first records has a phrase."""
-        return any(any(record.phrases) for record in islice(self.records(), LOOKED_AT))
+    def phrases(self) -> tuple[set[str], set[str]]:
+        """What the first records say of their objects, and what is absent from them; about a thousand are enough."""
+        said, absent = set(), set()
+        for record in islice(self.records(), LOOKED_AT):
+            said.update(phrase for phrases in record.phrases for phrase in phrases)
+            absent.update(record.absent_phrases)
+            if len(said) >= PHRASES:
+                break
+        return said, absent
 
     def dataset(
         self,
@@ -177,6 +196,7 @@ class ShardedRecords:
         self.seed, self.on_error, self.shuffle = seed, on_error, shuffle
         self._skipped = multiprocessing.Value("q", 0)
         self._records: Iterator[AnnotatedImage] | None = None  # opened by the worker that reads
+        self._begun = 0  # passes
 
     @property
     def skipped(self) -> int:
@@ -194,16 +214,17 @@ class ShardedRecords:
         try:
             return next(self._records)
         except ValueError:
-            self._records = None  # a generator that raised has ended
+            self._records = None  # a generator that raised has ended; the next one goes on with another pass
             raise
 
     def _passes(self) -> Iterator[AnnotatedImage]:
         worker = get_worker_info()
         workers, number = (worker.num_workers, worker.id) if worker else (1, 0)
         part, parts = self.process * workers + number, self.processes * workers
-        count = 0
         while True:
-            reader = ShardReader(self.shards, self.shuffle, f"{self.seed}/{count}", part, parts, self.on_error)
+            order = f"{self.seed}/{self._begun}"
+            self._begun += 1
+            reader = ShardReader(self.shards, self.shuffle, order, part, parts, self.on_error)
             counted, found = 0, False
             for record in reader:
                 found = True
@@ -215,4 +236,3 @@ class ShardedRecords:
                 raise ValueError(
                     f"{self.shards[0]}: the shards hold too few readable pictures for {parts} readers (fewer workers?)"
                 )
-            count += 1

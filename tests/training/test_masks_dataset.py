@@ -9,6 +9,7 @@ import torch
 
 from sam_hf.data.annotated_image import AnnotatedImage
 from sam_hf.model.text_encoder import SamTokenizer
+from sam_hf.training import record_sources
 from sam_hf.training.crop_dataset import random_crop
 from sam_hf.training.large_scale_jitter import jitter, names_a_side, whole
 from sam_hf.training.masks_dataset import IndexedMasksDataset, MaskSampler, MasksCollate, MasksDataset, crop_around
@@ -113,12 +114,17 @@ def test_collate_fills_up_and_makes_phrases_absent():
     assert torch.equal(batch["input_ids"][1, 0], tokenizer(["blue box"])["input_ids"][0])
     assert batch["attention_mask"].any(-1).tolist() == batch["has_text"].tolist()
     assert "input_ids" not in MasksCollate()(samples)
-    batch = MasksCollate(tokenizer, negatives=0.999)(samples)
+    collate = MasksCollate(tokenizer, negatives=0.999, others=("red box", "blue box"))
+    batch = collate(samples)
     assert batch["absent"].tolist() == [[True, False], [True, False]]
     absent = tokenizer(["cat", "dog", "red box"])["input_ids"]
     assert any(torch.equal(batch["input_ids"][0, 0], ids) for ids in absent[:2])
     assert torch.equal(batch["input_ids"][1, 0], absent[2])  # nothing is known absent: a phrase of another picture
     assert batch["masks"][0, 0].sum() == 0 and not batch["crop_masks"][0, 0].any() and batch["masks"][0, 1].any()
+    alone = collate(samples[1:])  # a batch of one has negatives as well
+    assert alone["absent"].tolist() == [[True]] and torch.equal(alone["input_ids"][0, 0], absent[2])
+    with pytest.raises(ValueError, match=r"expected 0 for data with so few phrases, \['crack'\]; got 0.2"):
+        MasksCollate(tokenizer, negatives=0.2, others=["crack"])
 
 
 def test_bad_and_useless_records_are_passed_over():
@@ -137,6 +143,28 @@ def test_shards_go_round_and_round(tmp_path):
         pass
     with pytest.raises(ValueError, match="too few readable pictures"):
         ShardedRecords([tmp_path / "empty.tar"])(0, 0)
+
+
+def test_after_damage_another_pass_follows(tmp_path, monkeypatch):
+    orders = []
+
+    class Reader:
+        skipped = 0
+
+        def __init__(self, shards, shuffle, seed, *rest):
+            orders.append(seed)
+
+        def __iter__(self):
+            yield "record"
+            raise ValueError("damage")
+
+    monkeypatch.setattr(record_sources, "ShardReader", Reader)
+    draw = ShardedRecords(["a.tar"], seed="7")
+    for _ in range(2):
+        assert draw(0, 0) == "record"
+        with pytest.raises(ValueError, match="damage"):
+            draw(1, 0)
+    assert orders == ["7/0", "7/1"]
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,8 @@ def test_the_paper_trains_all_but_text_tower_and_positions(run, plain_checkpoint
     facts = json.loads((folder / "training.json").read_text())
     assert facts["training_steps"] == 2 and facts["pictures_seen"] == 4 and facts["preset"] == "paper"
     assert str(asked.output.parent) not in json.dumps(facts) and facts["training_data"].endswith("4 pictures")
+    assert "SA-1B Dataset Research License" in facts["licences"]["training_data"]
+    assert facts["licences"]["clip"] == "of clip: its text tower is in this checkpoint"
 
 
 def test_paper_preset_is_the_papers():
@@ -176,6 +178,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(run, tmp_path, monkeypat
     monkeypatch.undo()
     with pytest.raises(ValueError, match="holds a run with another options"):
         train(run("gap", gap="mean", **fields), **QUIET)
+    assert {"images", "category_phrases"} <= set(json.loads((asked.output / "run.json").read_text()))
     assert not changed(weights(straight), weights(train(asked, **QUIET)))
     steps = [json.loads(line)["step"] for line in (asked.output / "metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3]
@@ -206,6 +209,24 @@ def test_what_does_not_go_together_is_said(run, data, tmp_path, plain_checkpoint
         train(run("interpolation", data=str(silent)), **QUIET)
     with pytest.raises(ValueError, match="preset must be one of"):
         Changes().of("papers")
+
+
+def test_a_base_that_would_answer_at_random_is_refused(plain_checkpoint, clip_folder, tmp_path):
+    clip, model = load_pretrained_clip(clip_folder), SamModel.from_pretrained(plain_checkpoint)
+    lacking = model.state_dict()
+    del lacking["mask_decoder.iou_token.weight"]
+    model.save_pretrained(tmp_path / "lacking", state_dict=lacking)
+    with pytest.raises(ValueError, match="do not fit its configuration: .*iou_token"):
+        text_model(str(tmp_path / "lacking"), clip)
+    with torch.no_grad():
+        model.mask_decoder.iou_token.weight[0, 0] = torch.nan
+    model.save_pretrained(tmp_path / "damaged")
+    with pytest.raises(ValueError, match=r"is damaged: 'mask_decoder\.iou_token\.weight' is not finite"):
+        text_model(str(tmp_path / "damaged"), clip)
+    torch.save(model.state_dict(), tmp_path / "damaged" / "pytorch_model.bin")
+    (tmp_path / "damaged" / "model.safetensors").unlink()
+    with pytest.raises(OSError, match="safetensors"):
+        text_model(str(tmp_path / "damaged"), clip)
 
 
 @pytest.mark.parametrize(

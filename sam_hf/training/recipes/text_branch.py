@@ -30,14 +30,13 @@ from sam_hf.training.masks_dataset import MaskSampler, MasksCollate
 from sam_hf.training.modality_gap import measure_means
 from sam_hf.training.pretrained_clip import PretrainedClip, load_pretrained_clip
 from sam_hf.training.promptable import SamForPromptableTraining
-from sam_hf.training.recipes.stages import save_atomically
 from sam_hf.training.recipes.text_presets import Changes, TextSettings
 from sam_hf.training.recipes.tiny import new_model
 from sam_hf.training.record_sources import DataSource, open_data
 from sam_hf.training.trainer import Trainer, TrainerConfig, process_state
 
 TEXT_WEIGHTS = "prompt_encoder.text_"
-RUN_NAME = "run.json"
+RUN_NAME, FACTS_NAME = "run.json", "training.json"
 
 
 @dataclass(frozen=True)
@@ -105,21 +104,24 @@ def train(run: TextRun, resume: bool = True, **trainer_options: Any) -> Path | N
     model = text_model(run.model, clip, 0.0 if settings.freeze_encoder else settings.drop_path, run.seed)
     size = model.config.vision_config.image_size
     source = open_data(run.data, run.images, run.category_phrases, size, run.font, run.seed)
-    if settings.needs_phrases and not source.has_phrases():
+    said, absent = source.phrases() if settings.needs_phrases else (set(), set())
+    if settings.needs_phrases and not said:
         raise ValueError(
             f"data: the preset {run.preset!r} with these options needs phrases and found none in {source.summary} "
             '(for COCO: category_phrases; without phrases: the presets "gap", "projection" and "paper")'
         )
+    collate = MasksCollate()
+    if settings.needs_phrases:
+        tokenizer = SamTokenizer(clip.text_config.vocab_size, clip.text_config.context_length)
+        collate = MasksCollate(tokenizer, settings.negatives, said | absent)
     _prepare_folder(run, settings, resume)
-    trainer = _trainer(run, settings, model, clip, source, trainer_options)
+    trainer = _trainer(run, settings, model, clip, source, collate, trainer_options)
     if not trainer.train(resume=resume):
         return None
     trainer.load_average()
     folder = run.output / "checkpoint"
     if processes.is_main_process:
-        write_text_checkpoint(model, run.model, folder)
-        facts = _facts(run, settings, source, trainer)
-        (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
+        write_text_checkpoint(model, run.model, folder, _facts(run, settings, source, trainer))
     processes.wait_for_everyone()
     return folder
 
@@ -128,30 +130,43 @@ def text_model(base: str, clip: PretrainedClip, drop_path: float = 0.0, seed: in
     """The weights of a checkpoint, float32, with CLIP's text tower and a fresh projection.
 
     Raises:
-        OSError: There is no such checkpoint.
-        ValueError: It is not what its configuration says.
+        OSError: There is no such checkpoint, or only a pickle, which could run code.
+        ValueError: It is not what its configuration says, or not finite.
     """
-    source = SamModel.from_pretrained(base, dtype=torch.float32)
+    source, found = SamModel.from_pretrained(base, dtype=torch.float32, use_safetensors=True, output_loading_info=True)
     fields = copy.deepcopy(source.config.to_dict())
     fields["text_config"] = clip.text_config.to_dict()
     fields["vision_config"]["drop_path_rate"] = drop_path
     model = new_model(SamConfig(**fields), seed)
     weights = {name: value for name, value in source.state_dict().items() if not name.startswith(TEXT_WEIGHTS)}
     missing, unexpected = model.load_state_dict(weights, strict=False)
-    wrong = [*unexpected, *(name for name in missing if not name.startswith(TEXT_WEIGHTS))]
+    missing = (name for name in (*missing, *found["missing_keys"]) if not name.startswith(TEXT_WEIGHTS))
+    wrong = sorted({*unexpected, *missing})
     if wrong:
         raise ValueError(f"model: the weights of {base!r} do not fit its configuration: {wrong[:4]}")
+    damaged = next((name for name, value in weights.items() if not value.isfinite().all()), None)
+    if damaged is not None:
+        raise ValueError(f"model: the checkpoint {base!r} is damaged: {damaged!r} is not finite")
     copy_text_tower(clip.model, model)
     return model
 
 
-def write_text_checkpoint(model: SamModel, base: str, folder: Path) -> None:
-    """Writes the model, float32, and a processor that prepares pictures as that of `base` does."""
+def write_text_checkpoint(model: SamModel, base: str, folder: Path, facts: dict[str, Any] | None = None) -> None:
+    """Writes the model, float32, a processor that prepares pictures as that of `base` does, and a model card's facts.
+
+    The folder exists only once it is complete.
+    """
     # drop path belongs to the training, not to the checkpoint
     model.config.vision_config.drop_path_rate = SamConfig.from_pretrained(base).vision_config.drop_path_rate
-    save_atomically(model.eval(), folder)
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.eval().save_pretrained(partial)
     images = SamProcessor.from_pretrained(base).image_processor
-    SamProcessor(images, text_config=model.config.text_config).save_pretrained(folder)
+    SamProcessor(images, text_config=model.config.text_config).save_pretrained(partial)
+    if facts is not None:
+        (partial / FACTS_NAME).write_text(json.dumps(facts, indent=1) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
 
 
 def _trainer(
@@ -160,6 +175,7 @@ def _trainer(
     model: SamModel,
     clip: PretrainedClip,
     source: DataSource,
+    collate: MasksCollate,
     trainer_options: dict[str, Any],
 ) -> Trainer:
     processes = process_state()
@@ -185,14 +201,11 @@ def _trainer(
     # Shards are streams: a session that goes on makes a pass of its own.
     steps = [int(path.name.split("-")[1]) for path in run.output.glob("checkpoint-*[0-9]")]
     place = (processes.process_index, processes.num_processes, max(steps, default=0))
-    tokenizer = None
-    if settings.needs_phrases:
-        tokenizer = SamTokenizer(clip.text_config.vocab_size, clip.text_config.context_length)
     return Trainer(
         SamForPromptableTraining(model, options, encoder, means),
         source.dataset(sampler, run.seed, run.on_error, *place),
         _trainer_config(run, settings, trainer_options),
-        collate=MasksCollate(tokenizer, settings.negatives),
+        collate=collate,
     )
 
 
@@ -239,6 +252,7 @@ def _prepare_folder(run: TextRun, settings: TextSettings, resume: bool) -> None:
     # how long it takes, and how it is shared out, may change from session to session
     lasting = {name: value for name, value in asdict(settings).items() if name != "steps"}
     about = {"model": run.model, "clip": run.clip, "data": Path(run.data).name, "seed": run.seed, **lasting}
+    about |= {"images": run.images and Path(run.images).name, "category_phrases": run.category_phrases}
     about = json.loads(json.dumps(about))
     if resume and path.is_file():
         earlier = json.loads(path.read_text())
@@ -263,10 +277,16 @@ def _facts(run: TextRun, settings: TextSettings, source: DataSource, trainer: Tr
     """What a model card says about the training; names only, no machine's paths."""
     learned = sorted({name.split(".")[1] for name, p in trainer.plain_module.named_parameters() if p.requires_grad})
     base, clip = (Path(name).name if Path(name).exists() else name for name in (run.model, run.clip))
+    words = "its text tower is in this checkpoint"
     return {
         "base_model": base,
         "clip": clip,
         "training_data": source.summary,
+        "licences": {
+            "base_model": f"of {base}: its weights are in this checkpoint",
+            "clip": f"MIT (OpenAI): {words}" if clip.endswith("/openai") else f"of {clip}: {words}",
+            "training_data": source.licence,
+        },
         "preset": run.preset,
         "settings": json.loads(json.dumps(asdict(settings))),
         "learned_parts": learned,
