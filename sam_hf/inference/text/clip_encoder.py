@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from sam_hf.inference.embedding_store import EmbeddingStore, ImageEmbedding, content_key
 from sam_hf.inference.fingerprint import WeightsWatch
 from sam_hf.inference.predictor import _device, _dtype
-from sam_hf.inference.text.clip_loading import import_open_clip, load_clip
 from sam_hf.inference.text.dense_features import ATTENTIONS, dense_features, dense_size, patch_size
 from sam_hf.inference.text.templates import PLAIN, fill
+from sam_hf.model.clip_loading import import_open_clip, load_clip
 from sam_hf.model.text_encoder import CLIP_VOCABULARY
 from sam_hf.model.text_prompts import QUOTED_CHARACTERS, read_texts, tokenizer_for
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from sam_hf.inference.text import clip_loading
 from sam_hf.inference.text.clip_encoder import ClipEncoder
+from sam_hf.model import clip_loading
 from sam_hf.model.text_encoder import SamTokenizer
 from sam_hf.training.clip import build_clip, save_clip
 from sam_hf.training.scene_dataset import IMAGE_MEAN, IMAGE_STD

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from sam_hf.model.checkpoint_names import EMBEDDED_FOLDER, EMBEDDED_NAME
+from .checkpoint_names import EMBEDDED_FOLDER, EMBEDDED_NAME
 
 CONFIG_NAME = "open_clip_config.json"
 EMBEDDED_CLIP = EMBEDDED_FOLDER.parent / "clip"
@@ -57,7 +57,7 @@ def load_clip(
         )
         tokenizer = open_clip.get_tokenizer(source, cache_dir=cache_dir)
     except Exception as error:  # open_clip and huggingface_hub raise a dozen kinds
-        raise _loading_error(name, source, error) from error
+        raise loading_error(name, source, error) from error
     damaged = next((key for key, weight in clip.named_parameters() if not weight.isfinite().all()), None)
     if damaged is not None:
         raise ValueError(f"the CLIP {name!r} is damaged: its weight {damaged!r} is not finite")
@@ -89,6 +89,11 @@ def resolve(name: str) -> tuple[str, str | None]:
     if name.startswith(FOLDER) or (name and Path(name).is_dir()):
         return _folder(name.removeprefix(FOLDER)), None
     return _architecture_and_tag(name)
+
+
+def clip_beside(model: nn.Module) -> str | None:
+    """The name of the CLIP that a `SamModel` was loaded with beside it: only the embedded one is."""
+    return EMBEDDED_NAME if model.name_or_path == str(EMBEDDED_FOLDER) else None
 
 
 def import_open_clip() -> Any:
@@ -150,7 +155,8 @@ def _check_activation(open_clip: Any, architecture: str, tag: str) -> None:
     raise ValueError(f'CLIP "{architecture}/{tag}": these weights want {words[0]}, the model has {words[1]}{hint}')
 
 
-def _loading_error(name: str, source: str, error: Exception) -> Exception:
+def loading_error(name: str, source: str, error: Exception) -> Exception:
+    """What to raise where open_clip could not read what `resolve` made of a name: a ValueError or an OSError."""
     first = str(error).strip().split("\n")[0][:300]
     if source.startswith(FOLDER):
         return ValueError(f"CLIP {name!r}: the folder does not hold weights that fit its {CONFIG_NAME}: {first}")
