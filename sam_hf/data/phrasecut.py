@@ -5,6 +5,7 @@ Source: Wu et al. 2020, "PhraseCut: Language-based Image Segmentation in the Wil
 """
 
 import os
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from sam_hf.data.annotated_image import AnnotatedImage
-from sam_hf.data.text_samples import TextSample, read_json
+from sam_hf.data.text_samples import TextSample, read_json, with_absent_phrases
 
 __all__ = ["SPLITS", "polygons_mask", "read_phrasecut"]
 
@@ -20,7 +21,7 @@ SPLITS = ("train", "val", "test", "miniv")
 
 
 def read_phrasecut(
-    root: str | os.PathLike, split: str = "test", images: str | os.PathLike | None = None
+    root: str | os.PathLike, split: str = "test", images: str | os.PathLike | None = None, absent: bool = False
 ) -> list[TextSample]:
     """Reads a split.
 
@@ -28,10 +29,12 @@ def read_phrasecut(
         root: Folder with `refer_{split}.json` and `image_data_split.json` (or `image_data_split3000.json`).
         split: "train", "val", "test" or "miniv".
         images: Folder of the pictures, named by their Visual Genome ids; None: `images` in `root`.
+        absent: After the phrases of each picture also give one about another picture, naming what no phrase about this
+            one mentions; that it is really absent is not certain. The data set itself has none.
 
     Returns:
-        One sample per phrase with a mask per instance, picture by picture. The group is what tells the phrase's
-        instances from the rest: "name", "attribute", "relation" or "verbose"; "other" where that is not said.
+        One sample per phrase with a mask per instance, picture by picture. The group is what tells the instances from
+        the rest: "name", "attribute", "relation" or "verbose"; "other" where that is not said; or "absent".
 
     Raises:
         ValueError: If the split is unknown, or a file is missing or broken.
@@ -49,11 +52,18 @@ def read_phrasecut(
     try:
         sizes = {image["image_id"]: (int(image["height"]), int(image["width"])) for image in read_json(listed[0])}
         ordered = sorted(tasks, key=lambda task: task["image_id"])  # a stable sort: tasks keep their order
-        return [_sample(task, sizes[task["image_id"]], pictures) for task in ordered]
+        samples = [_sample(task, sizes[task["image_id"]], pictures) for task in ordered]
+        kinds = [(task.get("phrase_structure") or {}).get("name") for task in ordered]
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(
             f"root: expected PhraseCut's files in {os.fspath(root)!r}; something is missing in them: {error!r}"
         ) from None
+    if not absent:
+        return samples
+    present = defaultdict(set)
+    for sample, kind in zip(samples, kinds, strict=True):
+        present[sample.image_id].update((kind, *sample.phrase.lower().split()))
+    return with_absent_phrases(samples, kinds, present)
 
 
 def _sample(task: dict, size: tuple[int, int], pictures: Path) -> TextSample:

@@ -17,9 +17,7 @@ import numpy as np
 __all__ = ["read_plain_pickle"]
 
 CONTAINERS = {
-    **{
-        (module, kind.__name__): kind for module in ("builtins", "__builtin__") for kind in (set, frozenset, bytearray)
-    },
+    **{(module, kind.__name__): kind for module in ("builtins", "__builtin__") for kind in (set, frozenset)},
     ("collections", "OrderedDict"): dict,
 }
 NUMBER_KINDS = "biufSU"  # of numpy: booleans, integers, floats, bytes, text
@@ -102,7 +100,7 @@ def read_plain_pickle(path: str | os.PathLike) -> Any:
         raise ValueError(f"cannot read {os.fspath(path)!r}: {error.strerror}") from None
     try:
         # "bytes" keeps Python 2's text as it is until the end: the bytes of numpy's numbers are no text.
-        return _plain(_PlainUnpickler(io.BytesIO(content), encoding="bytes").load())
+        return _plain(_PlainUnpickler(io.BytesIO(content), encoding="bytes").load(), {})
     except _Refused as error:
         raise ValueError(
             f"{os.fspath(path)!r}: expected a pickle of plain numbers, text and containers, got {error}; "
@@ -113,20 +111,26 @@ def read_plain_pickle(path: str | os.PathLike) -> Any:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, bytes | bytearray):
-        return bytes(value).decode("utf-8", "replace")
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
     if not isinstance(value, str):
         raise _Refused(f"{type(value).__name__} for text")
     return value
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, seen: dict[int, Any]) -> Any:
+    """The value with text for bytes; what occurs in several places, by `seen`, stays one object however nested."""
+    if id(value) in seen:
+        return seen[id(value)]
     if isinstance(value, dict):
-        return {_plain(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return type(value)(_plain(item) for item in value)
-    if isinstance(value, bytes | bytearray):
-        return _text(value)
-    if value is None or isinstance(value, str | int | float | bool | complex):
-        return value
-    raise _Refused(type(value).__name__)
+        plain = {_plain(key, seen): _plain(item, seen) for key, item in value.items()}
+    elif isinstance(value, list | tuple | set | frozenset):
+        plain = type(value)(_plain(item, seen) for item in value)
+    elif isinstance(value, bytes):
+        plain = _text(value)
+    elif value is None or isinstance(value, str | int | float | bool | complex):
+        plain = value
+    else:
+        raise _Refused(type(value).__name__)
+    seen[id(value)] = plain
+    return plain

@@ -7,10 +7,11 @@ Source: Yu et al. 2016 (RefCOCO, RefCOCO+), Mao et al. 2016 (RefCOCOg); layout o
 """
 
 import os
+from collections import defaultdict
 from pathlib import Path
 
 from sam_hf.data.plain_pickle import read_plain_pickle
-from sam_hf.data.text_samples import TextSample, annotated_sample, read_json
+from sam_hf.data.text_samples import TextSample, annotated_sample, read_json, with_absent_phrases
 
 __all__ = ["DATA_SETS", "read_refcoco"]
 
@@ -25,6 +26,7 @@ def read_refcoco(
     split: str = "val",
     split_by: str | None = None,
     images: str | os.PathLike | None = None,
+    absent: bool = False,
 ) -> list[TextSample]:
     """Reads a split.
 
@@ -34,9 +36,12 @@ def read_refcoco(
         split: "train", "val", "testA", "testB" ("test" with RefCOCOg); "test" takes testA and testB together.
         split_by: "unc", "google" or "umd"; None: the usual one, unc or, for RefCOCOg, umd.
         images: Folder of the pictures; None: train2014 in one of the usual places in or beside `root`.
+        absent: After the phrases of each picture also give one about another picture, which names a category of COCO
+            that is not in this one. The data set itself has none.
 
     Returns:
-        One sample per sentence, with the one mask that it names, picture by picture. The group is the split.
+        One sample per sentence, with the one mask that it names, picture by picture. The group is the split (or
+        "absent").
 
     Raises:
         ValueError: If an argument is unknown, a file is missing or broken, or nothing is in the split.
@@ -55,9 +60,17 @@ def read_refcoco(
         chosen = [ref for ref in refs if _in_split(ref["split"], split)]
         sizes = {image["id"]: image for image in instances["images"]}
         annotations = {annotation["id"]: annotation for annotation in instances["annotations"]}
-        samples = []
+        names = {category["id"]: category["name"] for category in instances["categories"]}
+        present = defaultdict(set)
+        for annotation in annotations.values():
+            present[annotation["image_id"]].add(names[annotation["category_id"]])
+        samples, kinds = [], []
         for ref in sorted(chosen, key=lambda ref: (ref["image_id"], ref["ref_id"])):
-            samples += _samples_of(ref, annotations[ref["ann_id"]], sizes[ref["image_id"]], pictures)
+            annotation = annotations[ref["ann_id"]]
+            said = _samples_of(ref, annotation, sizes[ref["image_id"]], pictures)
+            name = names[annotation["category_id"]]
+            kinds += [name if f" {name} " in f" {sample.phrase.lower()} " else None for sample in said]
+            samples += said
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(
             f"root: expected the files of {dataset} in {os.fspath(folder)!r}; something is missing in them: {error!r}"
@@ -65,7 +78,7 @@ def read_refcoco(
     if not samples:
         known = sorted({ref["split"] for ref in refs})
         raise ValueError(f"split: expected one of {', '.join(known)} in {dataset} ({split_by}), got {split!r}")
-    return samples
+    return with_absent_phrases(samples, kinds, present) if absent else samples
 
 
 def _annotation_folder(root: Path, dataset: str) -> Path:

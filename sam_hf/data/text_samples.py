@@ -8,8 +8,9 @@ Frame: original pixels of the picture as it is stored, see `annotated_image`.
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ import numpy as np
 from sam_hf.data.annotated_image import AnnotatedImage
 from sam_hf.data.scene import Scene
 
-__all__ = ["TextSample", "annotated_sample", "by_picture", "read_json", "scene_samples"]
+__all__ = ["TextSample", "annotated_sample", "by_picture", "read_json", "scene_samples", "with_absent_phrases"]
+
+DRAWS = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +96,34 @@ def annotated_sample(
         return [picture.mask(index) for index in range(len(segmentations))]
 
     return TextSample(phrase, image_id, not segmentations, group, path, picture.pixels, draw)
+
+
+def with_absent_phrases(
+    samples: Sequence[TextSample], kinds: Sequence[str | None], present: Mapping[int | str, Set[str]]
+) -> list[TextSample]:
+    """Adds to each picture a phrase about another one, which names a kind of thing that the picture does not show.
+
+    Data sets of present phrases alone say nothing of false alarms. The draw depends on the samples only.
+
+    Args:
+        samples: Present phrases, picture by picture.
+        kinds: What kind of thing each of them names; None: it does not say, so it may be true anywhere.
+        present: By `image_id`, the kinds that the picture shows, as far as its annotations say.
+
+    Returns:
+        The samples, after those of each picture an absent one in the group "absent"; none where a hundred draws found
+        only kinds that the picture shows.
+    """
+    found = []
+    for group in by_picture(samples):
+        shown, rng = present[group[0].image_id], random.Random(f"{group[0].image_id}")
+        drawn = (rng.randrange(len(samples)) for _ in range(DRAWS))
+        other = next((place for place in drawn if kinds[place] is not None and kinds[place] not in shown), None)
+        found += group
+        if other is not None:
+            said = samples[other].phrase
+            found.append(replace(group[0], phrase=said, absent=True, group="absent", draw_masks=list))
+    return found
 
 
 def scene_samples(scene: Scene, index: int) -> list[TextSample]:

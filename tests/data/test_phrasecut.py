@@ -56,6 +56,15 @@ def test_phrases_with_all_their_instances(root):
     assert samples[0].image.shape == (16, 24, 3)
 
 
+def test_absent_phrases_name_what_no_phrase_about_the_picture_mentions(root):
+    groups = list(by_picture(read_phrasecut(root, absent=True)))
+    assert [[sample.phrase for sample in group if sample.absent] for group in groups] == [
+        ["red cups"],  # "table" says of no name that it is one
+        ["walking people"],
+    ]
+    assert groups[0][-1].masks == [] and groups[0][-1].group == "absent"
+
+
 def test_what_is_missing_is_named(root):
     with pytest.raises(ValueError, match="split: expected one of train, val, test, miniv, got 'testA'"):
         read_phrasecut(root, "testA")

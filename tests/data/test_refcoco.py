@@ -70,6 +70,19 @@ def test_every_sentence_is_a_sample_with_its_mask(root):
     assert image.shape == (30, 40, 3) and image.dtype == np.uint8 and abs(int(image[0, 0, 1]) - 10) < 5
 
 
+def test_absent_phrases_name_a_category_that_the_picture_does_not_have(root):
+    path = root / "refcoco/instances.json"
+    instances = json.loads(path.read_text())
+    instances["categories"].append({"id": 2, "name": "dog"})
+    instances["annotations"][2]["category_id"] = 2  # the only thing of picture 1, called a cat all the same
+    path.write_text(json.dumps(instances))
+    absent = [(sample.image_id, sample.phrase) for sample in read_refcoco(root, absent=True) if sample.absent]
+    assert len(absent) == 1 and absent[0][0] == 1 and absent[0][1] in ("left cat", "the cat on the left")
+    samples = read_refcoco(root, absent=True)
+    assert [len(group) for group in by_picture(samples)] == [2, 3] and samples[1].absent
+    assert samples[1].masks == [] and samples[1].group == "absent" and samples[1].image.shape == (30, 40, 3)
+
+
 def test_splits(root):
     assert [sample.phrase for sample in read_refcoco(root, split="testA")] == ["corner"]
     assert {sample.group for sample in read_refcoco(root, split="test")} == {"testA", "testB"}
@@ -137,6 +150,20 @@ def test_a_pickle_is_data_only(tmp_path, protocol):
         with pytest.raises(ValueError, match="expected a pickle of plain numbers, text and containers, got"):
             read_plain_pickle(path)
     assert not target.exists()
+
+
+def test_a_small_pickle_stays_small(tmp_path):
+    path, nested = tmp_path / "bomb.p", ["end"]
+    for _ in range(64):
+        nested = [nested, nested]  # 2**64 lists if each were copied
+    path.write_bytes(pickle.dumps(nested))
+    read = read_plain_pickle(path)
+    while read != ["end"] and read[0] is read[1]:
+        read = read[0]
+    assert read == ["end"]
+    path.write_bytes(b"c__builtin__\nbytearray\n(I10000000000\ntR.")
+    with pytest.raises(ValueError, match="bytearray"):
+        read_plain_pickle(path)
 
 
 class Custom:
