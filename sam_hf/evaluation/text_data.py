@@ -21,6 +21,12 @@ DATA = ("synthetic", *REFCOCO, "phrasecut", "lvis")
 INSTANCES = {"synthetic": "one", **dict.fromkeys(REFCOCO, "one"), "phrasecut": "all", "lvis": "all"}
 SPLITS = {"synthetic": "test", **dict.fromkeys(REFCOCO, "val"), "phrasecut": "test", "lvis": "val"}
 SCENES = 200
+# Where phrases of what is not there come from, if not from the data set itself.
+OTHERS = "taken from other pictures, at most one for each: "
+ABSENT = {
+    **dict.fromkeys(REFCOCO, OTHERS + "they name a category of COCO that the picture has no annotation of"),
+    "phrasecut": OTHERS + "they name what no phrase about the picture mentions, which may be there all the same",
+}
 
 
 class Pictures(NamedTuple):
@@ -71,7 +77,7 @@ def open_pictures(
     if limit is not None and limit < 1:
         raise ValueError(f"limit: expected a positive number, got {limit}")
     split = SPLITS[data] if split is None else split
-    facts = {"data": data, "split": split, "seed": seed}
+    facts = {"data": data, "split": split, "seed": seed, "absent_phrases": ABSENT.get(data)}
     if data == "synthetic":
         generator = SceneGenerator(size=size, split=split, seed=seed, font=font)
         count = SCENES if limit is None else limit
@@ -81,10 +87,10 @@ def open_pictures(
     if root is None:
         raise ValueError(f"root: expected the folder of {data}, got none")
     if data in REFCOCO:
-        samples = read_refcoco(root, data, split, split_by, images)
+        samples = read_refcoco(root, data, split, split_by, images, absent=True)
         facts["split_by"] = split_by or REFCOCO[data][0]
     elif data == "phrasecut":
-        samples = read_phrasecut(root, split, images)
+        samples = read_phrasecut(root, split, images, absent=True)
     else:
         samples = read_lvis(root, split, images)
     spoken = [sample for sample in samples if sample.phrase.strip()]

@@ -40,7 +40,7 @@ def _table(title: str, head: Sequence[str], lines: Sequence[Sequence[str]]) -> s
     return markdown_table([[title, *head], *lines])
 
 
-def _absent_table(rows: dict) -> str:
+def _absent_table(rows: dict, where_from: str | None) -> str:
     measured = {label: row["absent"] for label, row in rows.items() if row["absent"]}
     if not measured:
         return f"Phrases of what is not there: {NOT_MEASURED} (the data has none)."
@@ -59,6 +59,7 @@ def _absent_table(rows: dict) -> str:
         f"{counted['n_absent']} phrases of what is not there against {counted['n_present']} of what is. Kept and "
         f"false alarms: at the threshold that keeps {keep:.0%} of these present phrases, as far as anything was "
         "found; verdict: by the calibration, which saw none of them."
+        + (f" Absent phrases are {where_from}." if where_from else "")
     )
     return f"{_table('absent', head, lines)}\n\n{below}"
 
@@ -113,6 +114,8 @@ def format_text_results(results: dict) -> str:
         f"{wanted[setup['instances']]}; IoU of the union of the answered with the union of the named ones, verdict "
         "aside. ±: standard error, bootstrap over pictures."
     )
+    if counts["without_a_mask"]:
+        below += f" Phrases left out, having no picture or mask to judge them by: {counts['without_a_mask']}."
     ways = {label: row["ways"] for label, row in rows.items() if set(row["ways"]) != {setup["groundings"][label]}}
     for label, taken in ways.items():
         below += f" {label} answered by {', '.join(f'{way} ({count})' for way, count in sorted(taken.items()))}."
@@ -120,7 +123,7 @@ def format_text_results(results: dict) -> str:
         f"{_table('text', [title for title, _ in MASKS], lines)}\n\n{below}",
         _group_table(rows),
         _interaction_table(rows),
-        _absent_table(rows),
+        _absent_table(rows, setup.get("absent_phrases")),
         _time_table(rows),
     ]
     return "\n\n".join(part for part in parts if part)

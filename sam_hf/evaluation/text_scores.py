@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from .scores import auroc, clustered_mean
+from .summary import KEEP_PRESENT
 
 __all__ = ["PhraseRecord", "PictureTimes", "operating_point", "resampled", "summarise_phrases", "summarise_times"]
 
-KEEP_PRESENT = 0.8
 PRECISIONS = (0.5, 0.7, 0.9)
 RESAMPLES = 200
 

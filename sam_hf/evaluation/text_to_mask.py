@@ -8,7 +8,7 @@ Source: Segment Anything, §7.5 (a phrase, then a phrase with one click; figures
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from .provenance import describe_run
 from .scores import mask_iou
 from .text_scores import PhraseRecord, PictureTimes, summarise_phrases, summarise_times
 
-__all__ = ["Contender", "evaluate_text", "measure_picture"]
+__all__ = ["Contender", "evaluate_text"]
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,11 @@ def evaluate_text(
         command: What the report says how it was made; None: this process's command line.
 
     Returns:
-        JSON-able: "setup", "counts" and "rows", by label {"masks", "groups", "interaction", "absent", "ways", "time"};
-        see `text_scores`.
+        JSON-able: "setup", "counts" ("problems": pictures and masks that could not be read) and "rows", by label
+        {"masks", "groups", "interaction", "absent", "ways", "time"}; see `text_scores`.
 
     Raises:
-        ValueError: No contender, two of the same label, no phrase, or a picture cannot be read.
+        ValueError: No contender, two of the same label, or no phrase whose picture and mask can be read.
     """
     labels = [contender.label for contender in contenders]
     if not labels or len(set(labels)) < len(labels):
@@ -88,11 +88,15 @@ def evaluate_text(
     records: dict[str, list[PhraseRecord]] = {label: [] for label in labels}
     times: dict[str, list[PictureTimes]] = {label: [] for label in labels}
     console = Console(stderr=True)
-    counts = {"pictures": 0, "present": 0, "absent": 0, "instances": 0, "without_a_mask": 0}
+    counts = dict.fromkeys(("pictures", "present", "absent", "instances", "without_a_mask", "problems"), 0)
+
+    def passed_over(error: ValueError) -> None:
+        counts["problems"] += 1
+        console.print(f"passed over: {error}", markup=False, highlight=False)
+
     shown = track(pictures, "evaluating", total=total, console=console, transient=True, disable=not progress)
     for number, samples in enumerate(shown):
-        image = samples[0].image
-        asked = _targets(samples, image.shape[:2])
+        image, asked = _open(samples, passed_over)
         counts["without_a_mask"] += len(samples) - len(asked)
         if not asked:
             continue
@@ -114,41 +118,30 @@ def evaluate_text(
     return {"setup": setup, "counts": counts, "rows": rows}
 
 
-def measure_picture(
-    contender: Contender, samples: Sequence[TextSample], instances: str = "one", clicks: bool = True
-) -> tuple[list[PhraseRecord], PictureTimes]:
-    """Puts the phrases of one picture to one contender.
+def _open(samples: Sequence[TextSample], passed_over: Callable[[ValueError], None]) -> tuple[np.ndarray, list[_Asked]]:
+    """The picture, and what is right about each phrase.
 
-    Args:
-        contender: See there.
-        samples: Phrases of the same picture; those that name something whose mask is empty are passed over.
-        instances: See `evaluate_text`, as for `clicks`.
-        clicks: See there.
-
-    Returns:
-        One record per phrase, and what they took.
-
-    Raises:
-        ValueError: No phrase is left.
+    One whose annotation is empty, or cannot be drawn, can be answered neither right nor wrong; nor can any about a
+    picture that cannot be read.
     """
-    image = samples[0].image if samples else np.zeros((1, 1, 3), np.uint8)
-    asked = _targets(samples, image.shape[:2])
-    if not asked:
-        raise ValueError("samples: expected at least one phrase with a mask, or an absent one, got none")
-    return _measure(contender, image, asked, 0, instances, clicks)
-
-
-def _targets(samples: Sequence[TextSample], size: tuple[int, int]) -> list[_Asked]:
-    """What is right about each phrase; one whose annotation is empty can be answered neither right nor wrong."""
-    asked = []
+    asked: list[_Asked] = []
+    try:
+        image = samples[0].image
+    except ValueError as error:
+        passed_over(error)
+        return np.zeros((1, 1, 3), np.uint8), asked
     for sample in samples:
-        masks = sample.masks
-        target = np.logical_or.reduce(masks) if masks else np.zeros(size, bool)
+        try:
+            masks = sample.masks
+        except ValueError as error:
+            passed_over(error)
+            continue
+        target = np.logical_or.reduce(masks) if masks else np.zeros(image.shape[:2], bool)
         if sample.absent or target.any():
             # Where several things are named, a click would name another thing than the phrase.
             click = interior_point(target) if len(masks) == 1 else None
             asked.append(_Asked(sample, target, len(masks), click))
-    return asked
+    return image, asked
 
 
 def _own_copy(image: np.ndarray, number: int) -> np.ndarray:

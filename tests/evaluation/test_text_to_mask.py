@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,7 +20,7 @@ from sam_hf.evaluation.text_scores import (
     summarise_phrases,
     summarise_times,
 )
-from sam_hf.evaluation.text_to_mask import Contender, evaluate_text, measure_picture
+from sam_hf.evaluation.text_to_mask import Contender, evaluate_text
 from sam_hf.evaluation.text_variants import fit_calibration, read_option, save_calibration, variants
 from sam_hf.inference.text.instances import TextAnswer
 from sam_hf.inference.text.verdict import Calibration
@@ -97,7 +98,8 @@ def test_unions_are_compared_verdict_aside_and_after_it(results):
     assert whole["mean_iou"] == {"mean": 1.0, "stderr": 0.0, "ci95": [1.0, 1.0], "n": 6}
     assert whole["mean_iou_after_verdict"]["mean"] == pytest.approx(2 / 3)  # "bars" are refused
     assert results["rows"]["learned"]["groups"]["all"]["n"] == 2
-    assert results["counts"] == {"pictures": 2, "present": 6, "absent": 4, "instances": 8, "without_a_mask": 0}
+    counts = {"pictures": 2, "present": 6, "absent": 4, "instances": 8, "without_a_mask": 0, "problems": 0}
+    assert results["counts"] == counts
     assert results["rows"]["auto"]["ways"] == {"dense": 10}
 
 
@@ -183,12 +185,9 @@ def test_no_contender_finds_anothers_work_done():
 def test_a_segmenter_without_a_predictor_is_measured_without_its_encoding():
     bare = Knowing()
     del bare.predictor
-    records, times = measure_picture(Contender("a", bare, "dense"), _samples())
-    assert [record.absent for record in records] == [False] * 3 + [True] * 2
-    assert math.isnan(times.encode) and len(times.phrases) == 5
-    assert records[0].text_click == 1.0 and math.isnan(records[0].click)
-    with pytest.raises(ValueError, match="samples: expected at least one phrase"):
-        measure_picture(Contender("a", bare, "dense"), [])
+    row = evaluate_text([Contender("a", bare, "dense")], [_samples()], progress=False)["rows"]["a"]
+    assert row["time"] is None and row["absent"]["n_absent"] == 2
+    assert row["interaction"]["text_click"]["mean"] == 1.0
 
 
 def test_what_cannot_be_evaluated_is_refused():
@@ -200,6 +199,23 @@ def test_what_cannot_be_evaluated_is_refused():
         evaluate_text([one], [[nothing]], progress=False)
     mixed = evaluate_text([one], [[nothing, *_samples()]], progress=False)
     assert mixed["counts"]["without_a_mask"] == 1 and mixed["counts"]["present"] == 3
+    assert "no picture or mask to judge them by: 1." in format_text_results(mixed)
+
+
+def test_what_cannot_be_read_is_passed_over_and_counted(capsys):
+    def broken():
+        raise ValueError("picture 3: mask 0: not a polygon")
+
+    def lost(sample):
+        return replace(sample, open_picture=broken)
+
+    one = Contender("a", Knowing(), "dense")
+    undrawable = replace(_samples()[0], draw_masks=broken)
+    pictures = [[undrawable, *_samples()], [lost(sample) for sample in _samples(1)], _samples(2)]
+    counts = evaluate_text([one], pictures, progress=False)["counts"]
+    assert counts["pictures"] == 2 and counts["present"] == 6
+    assert counts["problems"] == 2 and counts["without_a_mask"] == 6
+    assert "passed over: picture 3: mask 0" in capsys.readouterr().err
 
 
 def test_the_tables_show_every_row(results):
@@ -259,6 +275,7 @@ def test_pictures_are_drawn_by_seed(tmp_path):
     drawn = [[samples[0].image_id for samples in pictures.phrases] for pictures in chosen]
     assert drawn[0] == drawn[1] != drawn[2] and len(drawn[0]) == 4
     assert chosen[0].facts["blank_phrases"] == 1 and chosen[0].facts["pictures_in_split"] == 9
+    assert "may be there all the same" in chosen[0].facts["absent_phrases"]
     with pytest.raises(ValueError, match="root: expected the folder of lvis"):
         open_pictures("lvis")
     with pytest.raises(ValueError, match="data: expected one of"):
