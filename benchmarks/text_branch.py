@@ -1,8 +1,10 @@
 """What `sam-hf train text` does to a model: phrases before and after, and whether clicks suffer.
 
-Base is a checkpoint trained on synthetic scenes; a text branch it has is taken out. "before" is the base with CLIP's
-tower and a projection that has learned nothing. Every preset starts there, learns from the same synthetic scenes for
-the same number of steps, and is examined on the same held-out ones.
+Base is a checkpoint trained on synthetic scenes; a text branch it has is taken out. Not so what its encoder and
+decoder learned beside it: "tiny" was trained with phrases all along, so where its phrase IoU rises, part of that is
+recovery; a base trained without text (`--model FOLDER`) shows what the branch learns. "before" is the base with
+CLIP's tower and a projection that has learned nothing. Every preset starts there, learns from the same synthetic
+scenes for the same number of steps, and is examined on the same held-out ones.
 
     python benchmarks/text_branch.py --model tiny --clip tiny --steps 300 --output text_branch.json
 """
