@@ -24,6 +24,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from sam_hf.model import clip_loading
+from sam_hf.model.clip_loading import CONFIG_NAME
 from sam_hf.training.scene_dataset import IMAGE_MEAN, IMAGE_STD
 
 CLIP_CONFIG: dict[str, Any] = {
@@ -31,11 +33,7 @@ CLIP_CONFIG: dict[str, Any] = {
     "vision_cfg": {"image_size": 64, "layers": [1, 1, 2, 1], "width": 32},
     "text_cfg": {"context_length": 24, "vocab_size": 8192, "width": 128, "heads": 4, "layers": 3},
 }
-CONFIG_NAME, WEIGHTS_NAME, MEANS_NAME = (
-    "open_clip_config.json",
-    "open_clip_model.safetensors",
-    "modality_means.safetensors",
-)
+WEIGHTS_NAME, MEANS_NAME = "open_clip_model.safetensors", "modality_means.safetensors"
 
 
 def build_clip(config: dict[str, Any] | None = None) -> nn.Module:
@@ -81,17 +79,16 @@ def save_clip(clip: nn.Module, folder: str | Path, means: tuple[torch.Tensor, to
 
 
 def load_clip(folder: str | Path) -> nn.Module:
-    """The model that `save_clip` wrote, in eval mode.
+    """The model that `save_clip` wrote, in eval mode, as `build_clip` makes it.
 
     Raises:
-        ValueError: `folder` is not an open_clip folder.
+        OSError: `folder` is not an open_clip folder.
+        ValueError: Its weights are damaged, or of another shape.
     """
-    folder = Path(folder)
-    if not (folder / CONFIG_NAME).is_file():
-        raise ValueError(f"folder must hold {CONFIG_NAME} and {WEIGHTS_NAME}, got {str(folder)!r}")
-    clip = build_clip(json.loads((folder / CONFIG_NAME).read_text())["model_cfg"])
-    clip.load_state_dict(load_file(folder / WEIGHTS_NAME))
-    return clip.eval()
+    clip = clip_loading.load_clip(f"{clip_loading.FOLDER}{folder}", torch.device("cpu")).clip.eval()
+    clip.output_dict = True
+    clip.sam_hf_config = json.loads((Path(folder) / CONFIG_NAME).read_text())["model_cfg"]
+    return clip
 
 
 def load_means(folder: str | Path) -> tuple[torch.Tensor, torch.Tensor] | None:
@@ -179,7 +176,7 @@ class CropEncoder:
     Not a module on purpose: it is neither trained nor saved with the model.
 
     Args:
-        clip: an open_clip CLIP.
+        clip: an open_clip CLIP; only a copy of its image tower is kept.
         masked_attention: in the last attention layer the output token attends only to positions inside the mask
             (ViT towers and the attention pool of ResNet towers).
         mean, std: what its images are normalised by.
@@ -194,7 +191,7 @@ class CropEncoder:
         std: Sequence[float] = IMAGE_STD,
         batch_size: int = 64,
     ) -> None:
-        self.clip = copy.deepcopy(clip).eval().requires_grad_(False)
+        self.visual = copy.deepcopy(clip.visual).eval().requires_grad_(False)
         self.masked_attention = masked_attention
         self.mean, self.std, self.batch_size = tuple(mean), tuple(std), batch_size
 
@@ -205,7 +202,7 @@ class CropEncoder:
         Raises:
             ValueError: masked attention is asked of a tower that has no attention at its end.
         """
-        self.clip.to(crops.device)
+        self.visual.to(crops.device)
         parts = zip(
             crops.flatten(0, 1).split(self.batch_size), crop_masks.flatten(0, 1).split(self.batch_size), strict=True
         )
@@ -216,8 +213,9 @@ class CropEncoder:
         """(n, 3, s, s) and (n, s, s) -> (n, D)."""
         images = normalise_crops(crops, self.mean, self.std)
         if self.masked_attention:
-            return masked_image_features(self.clip.visual, images, crop_masks)
-        return self.clip.encode_image(images)
+            return masked_image_features(self.visual, images, crop_masks)
+        vectors = self.visual(images)
+        return vectors[0] if isinstance(vectors, tuple) else vectors  # CoCa's tower gives its tokens as well
 
 
 def can_mask_attention(visual: nn.Module) -> bool:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from sam_hf.model.clip_loading import FOLDER, import_open_clip, load_clip, loading_error, resolve
 from sam_hf.model.configuration_sam import SamTextConfig
-from sam_hf.training.clip import CONFIG_NAME, load_means
+from sam_hf.training.clip import load_means
 
-LOCAL, HUB = "local-dir:", "hf-hub:"
 TEXT_FIELDS = ("context_length", "vocab_size", "width", "heads", "layers")
 
 
@@ -39,44 +38,32 @@ class PretrainedClip:
 
 
 def load_pretrained_clip(name: str, cache_dir: str | None = None) -> PretrainedClip:
-    """Loads a CLIP by open_clip's own way.
+    """Loads a CLIP, once its text tower is known to be of the right kind.
 
     Args:
         name: "ARCH/TAG" of open_clip, e.g. "ViT-L-14-336-quickgelu/openai"; "hf-hub:org/x"; a folder with
-            `open_clip_config.json`; or "tiny", the small CLIP inside this package.
+            `open_clip_config.json`; or "tiny", the small CLIP inside this package. See `clip_loading`.
         cache_dir: Where downloads are kept.
 
     Raises:
         ImportError: open_clip is not installed.
         ValueError: There is no such CLIP, it cannot be loaded, or its text tower is not CLIP's kind.
+        OSError: There is no such folder, or the weights cannot be fetched.
     """
+    open_clip = import_open_clip()
+    source, _ = resolve(name)
     try:
-        import open_clip
-    except ImportError as error:
-        raise ImportError("training a text branch needs open_clip: `pip install open_clip_torch`") from error
-
-    architecture, tag, folder = _locate(name)
-    try:
-        config = open_clip.get_model_config(architecture)
+        config = open_clip.get_model_config(source)
     except Exception as error:  # whatever the Hub, the network or the file says
-        raise ValueError(f"clip: cannot read the configuration of {name!r}: {_first_line(error)}") from error
-    if config is None:
-        raise ValueError(f"clip: open_clip knows no architecture {architecture!r} (open_clip.list_models() has them)")
-    if tag is not None:
-        _check_tag(architecture, tag, config)
+        raise loading_error(name, source, error) from error
     text_config = text_config_of(config, name)
-    try:
-        model = open_clip.create_model(architecture, tag, cache_dir=cache_dir, require_pretrained=True)
-    except Exception as error:
-        raise ValueError(f"clip: cannot load the weights of {name!r}: {_first_line(error)}") from error
-    size = model.visual.image_size
+    clip, _, mean, std = load_clip(name, torch.device("cpu"), cache_dir=cache_dir)
+    size = clip.visual.image_size
     height, width = size if isinstance(size, tuple | list) else (size, size)
     if height != width:
         raise ValueError(f"clip: expected one for square pictures, {name!r} takes {height} x {width}")
-    preprocess = model.visual.preprocess_cfg
-    means = None if folder is None else load_means(folder)
-    model = model.float().eval().requires_grad_(False)
-    return PretrainedClip(name, model, text_config, height, tuple(preprocess["mean"]), tuple(preprocess["std"]), means)
+    means = load_means(source.removeprefix(FOLDER)) if source.startswith(FOLDER) else None
+    return PretrainedClip(name, clip.eval().requires_grad_(False), text_config, height, mean, std, means)
 
 
 def text_config_of(config: dict[str, Any], name: str) -> SamTextConfig:
@@ -93,40 +80,3 @@ def text_config_of(config: dict[str, Any], name: str) -> SamTextConfig:
     return SamTextConfig(
         embed_dim=config["embed_dim"], quick_gelu=config.get("quick_gelu", False), tower=text or None, **known
     )
-
-
-def _locate(name: str) -> tuple[str, str | None, Path | None]:
-    """(open_clip's name, tag, folder)."""
-    if name == "tiny":
-        folder = Path(__file__).parents[1] / "checkpoints" / "clip"
-        if not (folder / CONFIG_NAME).is_file():
-            raise ValueError("clip: this installation has no embedded CLIP")
-        return f"{LOCAL}{folder}", None, folder
-    if name.startswith(HUB):
-        return name, None, None
-    folder = Path(name.removeprefix(LOCAL))
-    if name.startswith(LOCAL) or folder.is_dir():
-        if not (folder / CONFIG_NAME).is_file():
-            raise ValueError(f"clip: the folder {str(folder)!r} holds no {CONFIG_NAME}")
-        return f"{LOCAL}{folder}", None, folder
-    architecture, slash, tag = name.rpartition("/")
-    if not slash:
-        raise ValueError(f"clip: expected ARCH/TAG, {HUB}org/name or a folder, got {name!r}")
-    return architecture, tag, None
-
-
-def _check_tag(architecture: str, tag: str, config: dict[str, Any]) -> None:
-    """Raises a ValueError for a tag that is unknown or was trained with another activation."""
-    import open_clip
-
-    tags = open_clip.list_pretrained_tags_by_model(architecture)
-    if tag not in tags and not Path(tag).is_file():
-        raise ValueError(f"clip: {architecture!r} has the pretrained tags {tags}, got {tag!r}")
-    trained = open_clip.get_pretrained_cfg(architecture, tag) or {}
-    if trained.get("quick_gelu", False) and not config.get("quick_gelu", False):
-        # open_clip only warns, and the vectors come out subtly wrong
-        raise ValueError(f"clip: {tag!r} weights use QuickGELU: ask for '{architecture}-quickgelu/{tag}'")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

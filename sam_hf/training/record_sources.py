@@ -18,7 +18,7 @@ from sam_hf.data.shards import ShardReader, find_shards
 from sam_hf.data.synthetic import SceneGenerator
 from sam_hf.training.masks_dataset import IndexedMasksDataset, MaskSampler, MasksDataset
 
-LOOKED_AT, PHRASES = 200, 1000  # records in which phrases are looked for, and how many are enough
+LOOKED_AT, PHRASES = 200, 500  # records in which phrases are looked for, and how many are enough
 
 SA1B_FORM = "the data's own; SA-1B itself: SA-1B Dataset Research License"
 LICENCES = {
@@ -62,7 +62,7 @@ class DataSource:
                     continue
 
     def phrases(self) -> tuple[set[str], set[str]]:
-        """What the first records say of their objects, and what is absent from them; about a thousand are enough."""
+        """What the first records say of their objects, and what is absent from them; 500 are enough."""
         said, absent = set(), set()
         for record in islice(self.records(), LOOKED_AT):
             said.update(phrase for phrases in record.phrases for phrase in phrases)

@@ -116,7 +116,7 @@ def test_folder_is_an_open_clip_folder(tmp_path, batch):
             torch.testing.assert_close(loaded.encode_image(images), expected)
     image_mean, text_mean = small_clip.load_means(tmp_path / "clip")
     torch.testing.assert_close((image_mean, text_mean), means)
-    with pytest.raises(ValueError, match="open_clip_config.json"):
+    with pytest.raises(OSError, match="has no open_clip_config.json"):
         small_clip.load_clip(tmp_path)
 
 

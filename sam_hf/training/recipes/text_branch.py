@@ -101,7 +101,8 @@ def train(run: TextRun, resume: bool = True, **trainer_options: Any) -> Path | N
     if settings.masked_attention and not can_mask_attention(clip.model.visual):
         settings = replace(settings, masked_attention=False)
         print(f"masked attention is off: the image tower of {run.clip} ends without an attending output token")
-    model = text_model(run.model, clip, 0.0 if settings.freeze_encoder else settings.drop_path, run.seed)
+    settings = settings.for_encoder(SamConfig.from_pretrained(run.model).vision_config)
+    model = text_model(run.model, clip, settings.drop_path, run.seed)
     size = model.config.vision_config.image_size
     source = open_data(run.data, run.images, run.category_phrases, size, run.font, run.seed)
     said, absent = source.phrases() if settings.needs_phrases else (set(), set())

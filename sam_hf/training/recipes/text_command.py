@@ -53,7 +53,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--category-phrases", action="store_true", help="take COCO's category names as phrases")
     switch = argparse.BooleanOptionalAction
     add("--freeze-encoder", action=switch, default=None, help="keep the image encoder as it is")
-    add("--train-encoder", dest="freeze_encoder", action="store_false", default=None, help="train it")
     add("--freeze-decoder", action=switch, default=None, help="keep decoder and other prompts as they are")
     add("--gap", default=None, choices=("none", "mean", "mean+noise"), help="move image vectors to the texts' mean")
     add("--text-sources", default=None, help="what prompts come from, e.g. image=0.7,text=0.3; also interpolation")

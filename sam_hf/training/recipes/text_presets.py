@@ -12,9 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from sam_hf.training.large_scale_jitter import SCALE_RANGE
 from sam_hf.training.presets import TEXT_D5, PromptableConfig
+
+if TYPE_CHECKING:
+    from sam_hf.model.configuration_sam import SamTinyViTConfig, SamVisionConfig
 
 PAPER_STEPS = 120_000
 
@@ -28,8 +32,9 @@ class TextSettings:
         steps: Optimizer steps.
         batch: Pictures per step, over all processes.
         lr: Peak rate.
-        warmup, schedule, milestones, layer_decay, ema: See `TrainerConfig`.
-        drop_path: Stochastic depth of the image encoder while it is trained.
+        warmup, schedule, milestones, ema: See `TrainerConfig`.
+        layer_decay: Likewise; None: by the encoder's depth, see `for_encoder`.
+        drop_path: Stochastic depth of the image encoder while it is trained; None: by its depth.
         freeze_encoder: Keep the image encoder as it is, bit for bit.
         freeze_decoder: Keep decoder and the other prompts as they are: clicks then give the same masks as before.
         decoder_rate: Rate of decoder and other prompts, relative to the new weights'.
@@ -47,9 +52,9 @@ class TextSettings:
     warmup: int = 250
     schedule: str = "step"
     milestones: tuple[float, ...] = (60_000 / PAPER_STEPS, 86_666 / PAPER_STEPS)
-    layer_decay: float = 0.8
+    layer_decay: float | None = None
     ema: float = 0.0
-    drop_path: float = 0.4
+    drop_path: float | None = None
     freeze_encoder: bool = False
     freeze_decoder: bool = False
     decoder_rate: float = 1.0
@@ -74,6 +79,19 @@ class TextSettings:
         sources = self.options.text_sources
         return self.negatives > 0 or sources.get("text", 0) > 0 or sources.get("interpolation", 0) > 0
 
+    def for_encoder(self, config: SamVisionConfig | SamTinyViTConfig) -> TextSettings:
+        """These settings with the layer decay and drop path of an image encoder, by its configuration.
+
+        Source: App. A: 0.8 and 0.4 for ViT-H and ViT-L, 0.6 and 0.6 for ViT-B; TinyViT is too small to lose blocks.
+        """
+        if config.model_type == "sam_tiny_vit":
+            layer_decay, drop_path = 0.8, 0.0
+        else:
+            layer_decay, drop_path = (0.8, 0.4) if config.num_hidden_layers > 12 else (0.6, 0.6)
+        layer_decay = layer_decay if self.layer_decay is None else self.layer_decay
+        drop_path = drop_path if self.drop_path is None else self.drop_path
+        return replace(self, layer_decay=layer_decay, drop_path=0.0 if self.freeze_encoder else drop_path)
+
     def rates(self) -> dict[str, float]:
         """`lr_multipliers` of the trainer: the first pattern found in a weight's name counts, 0 freezes."""
         frozen = {r"\.text_encoder\.": 0.0, r"shared_(image_)?embedding\.": 0.0}  # CLIP's tower, the Fourier matrix
@@ -85,7 +103,7 @@ class TextSettings:
 
 PAPER = TextSettings()
 """App. D.5: everything is trained on image vectors alone, masks from 100² pixels, 120k steps of 128 pictures; the
-schedule, 11 rounds per mask and losses of App. A. Drop path and layer decay are ViT-H's (B: 0.6 both)."""
+schedule, 11 rounds per mask and losses of App. A."""
 
 INTERPOLATION = replace(
     PAPER,
