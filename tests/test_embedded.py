@@ -60,8 +60,8 @@ def test_it_segments_held_out_scenes(predictor, font):
         predictor.model, predictor.processor, scenes=12, seed=5, baselines=False, font=font, progress=False
     )
     means = {row: groups["all"]["all"]["mean"] for row, groups in results["rows"].items()}
-    assert means["click_1"] > 0.55
-    assert means["box"] > 0.7
-    assert means["phrase"] > 0.33
+    assert means["click_1"] > 0.6
+    assert means["box"] > 0.72
+    assert means["phrase"] > 0.42
     assert means["click_5"] > means["click_1"]
     assert means["phrase_click"] > means["phrase"]

@@ -58,7 +58,7 @@ TOWER = {r"prompt_encoder\.text_encoder\.": 0.5}  # the text tower goes on learn
 FINAL = replace(
     WITH_TEXT,
     mask_losses={"focal": 20.0, "dice": 1.0},
-    rounds=(2, 3),
+    rounds=(2, 4),
     first_prompts={"point": 0.38, "box": 0.1, "mask": 0.07, "text": 0.45},
     first_prompts_single={
         "box": 0.35,
@@ -100,7 +100,7 @@ STAGES: tuple[Stage | ClipStage, ...] = (
     Stage(
         "3-all-256",
         256,
-        minutes=110,
+        minutes=235,
         batch=3,
         prompts=5,
         absent=1,
