@@ -1,7 +1,8 @@
 """The command `sam-hf`: segment images, find everything in them, train and evaluate the embedded checkpoint.
 
 Exit codes: 0 all done; 1 some images failed (the others are finished, a list is printed); 2 the request cannot be
-carried out, said in one sentence; 130 interrupted. Results go to stdout, progress and messages to stderr.
+carried out, said in one sentence; 3 a training was interrupted and can go on; 130 interrupted. Results go to stdout,
+progress and messages to stderr.
 """
 
 import json
@@ -72,6 +73,9 @@ Out = Annotated[Path, typer.Option(help="Folder for the results.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: the best there is.")]
 Dtype = Annotated[Precision, typer.Option(help="Precision of the model.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace earlier results.")]
+Clip = Annotated[
+    str | None, typer.Option(help='CLIP that reads phrases: ARCHITECTURE/TAG of open_clip, a folder, or "tiny".')
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the records, one JSON line per image.")]
 
 
@@ -112,9 +116,7 @@ def segment(
         list[str] | None, typer.Option(help="Phrase for what is not meant; repeatable.", show_default=False)
     ] = None,
     grounding: Annotated[Grounding | None, typer.Option(help="How to find what the phrase names.")] = None,
-    clip: Annotated[
-        str | None, typer.Option(help="CLIP for checkpoints without text: ARCHITECTURE/TAG of open_clip, a folder.")
-    ] = None,
+    clip: Clip = None,
     detector: Annotated[str | None, typer.Option(help="Hub id of a zero-shot object detector.")] = None,
     model: Model = "tiny",
     revision: Revision = None,
@@ -128,9 +130,9 @@ def segment(
     """Segment one object in each image, prompted by points, a box, a rough mask or a phrase, alone or together.
 
     Coordinates are pixels of the upright image, from its upper left corner. Writes overlay, mask and cut-out as PNG
-    and a JSON with COCO RLE and scores per image. A phrase for several ("two dogs", "cups"), with a place ("the left
-    cup"), for a checkpoint without a text branch (--clip), or with --grounding, --negative-text or --detector gives
-    all instances and whether the phrase is in the image at all.
+    and a JSON with COCO RLE and scores per image. With --text the JSON also says whether the phrase is in the image at
+    all, and has all instances of a phrase for several ("two dogs", "cups"); a checkpoint without a text branch needs
+    --clip or --detector. With --multimask a phrase is one prompt like the others, for checkpoints with a text branch.
     """
     finding = {"negative_text": negative_text, "grounding": grounding, "clip": clip, "detector": detector}
     try:
@@ -143,13 +145,8 @@ def segment(
         result_files.check_places(places, [*paths, *rough], overwrite)
         result_files.prepare_folder(out)
         predictor = _load(model, revision, device, dtype)
-        if prompts.text is not None and predictor.model.config.text_config is None:
-            if clip is None and detector is None:
-                raise ValueError(
-                    "text: this checkpoint has no text branch; add --clip, such as --clip ViT-B-16-quickgelu/openai, "
-                    "or --detector, or use --model tiny"
-                )
-            looks_for = True
+        if prompts.text is not None and not looks_for:
+            predictor.require_text()
         segmenter = _text_segmenter(predictor, model, revision, clip, detector, grounding) if looks_for else None
     except ValueError as error:
         raise UsageProblem(str(error)) from error
@@ -191,6 +188,10 @@ def everything(
     output_mode: Annotated[RunLengths, typer.Option(help="Masks in the JSON.")] = RunLengths.coco_rle,
     index: Annotated[bool, typer.Option("--index", help="Also a picture of the masks' ids.")] = False,
     masks: Annotated[bool, typer.Option("--masks", help="Also one picture per mask, in a folder.")] = False,
+    text: Annotated[
+        list[str] | None, typer.Option(help="Name for masks, repeatable: each gets one, or other.", show_default=False)
+    ] = None,
+    clip: Clip = None,
     model: Model = "tiny",
     revision: Revision = None,
     out: Out = Path("out"),
@@ -201,7 +202,7 @@ def everything(
 ) -> None:
     """Find everything in each image.
 
-    Writes an overlay as PNG and a JSON in SA-1B's layout per image.
+    Writes an overlay as PNG and a JSON in SA-1B's layout per image; with --text each mask there has a label.
     """
     asked = {
         "points_per_side": points_per_side,
@@ -227,28 +228,36 @@ def everything(
         result_files.check_places(places, paths, overwrite)
         result_files.prepare_folder(out)
         predictor = _load(model, revision, device, dtype)
+        generator = SamAutomaticMaskGenerator.from_predictor(predictor, output_mode=output_mode.value, **options)
+        _prepare_names(generator, text, clip)
     except ValueError as error:
         raise UsageProblem(str(error)) from error
-    generator = SamAutomaticMaskGenerator.from_predictor(predictor, output_mode=output_mode.value, **options)
     about = {"model": model, "model_revision": predictor.revision, "options": options}
-    for_each(paths, names, _everything_worker(generator, paths, out, index, masks, about, as_json), problems, bar)
+    more = {"index": index, "masks": masks, "text": text or (), "clip": clip, "about": about}
+    for_each(paths, names, _everything_worker(generator, paths, out, more, as_json), problems, bar)
+
+
+def _prepare_names(generator: SamAutomaticMaskGenerator, text: list[str] | None, clip: str | None) -> None:
+    if not text:
+        if clip is not None:
+            raise ValueError("--clip expects names: add --text")
+        return
+    with progress("loading the CLIP that reads names"):
+        try:
+            generator.prepare_names(text, clip)
+        except (OSError, ImportError) as error:
+            raise ValueError(first_line(error)) from error
 
 
 def _everything_worker(
-    generator: SamAutomaticMaskGenerator,
-    paths: Sequence[Path],
-    out: Path,
-    index: bool,
-    masks: bool,
-    about: dict[str, Any],
-    as_json: bool,
+    generator: SamAutomaticMaskGenerator, paths: Sequence[Path], out: Path, more: dict[str, Any], as_json: bool
 ) -> Callable[[Path, str, Callable[[int, int], None]], str]:
     from sam_hf.inference.file_everything import everything_file
 
     numbers = {path: number for number, path in enumerate(paths, start=1)}
 
     def work(path: Path, name: str, report: Callable[[int, int], None]) -> str:
-        result = everything_file(generator, path, out, name, numbers[path], index, masks, about, report)
+        result = everything_file(generator, path, out, name, numbers[path], report=report, **more)
         return json.dumps(result, ensure_ascii=False) if as_json else _count(result, name, out)
 
     return work
@@ -313,17 +322,16 @@ def _prompts(
 def _looks_for(text: str | None, finding: dict[str, Any], multimask: bool) -> bool:
     """Whether a phrase is to be looked for, with a verdict and all instances, rather than decoded once."""
     given = [f"--{name.replace('_', '-')}" for name, value in finding.items() if value]
-    if text is None:
-        if given:
-            raise ValueError(f"{given[0]} expects a phrase: add --text")
+    if given and text is None:
+        raise ValueError(f"{given[0]} expects a phrase: add --text")
+    if given and multimask:
+        raise ValueError(f"--multimask gives the three masks of one prompt: leave it out, or {given[0]}")
+    if text is None or multimask:
         return False
     from sam_hf.inference.text.position_words import read_phrase
 
-    reading = read_phrase(text)
-    looks_for = bool(given or reading.places or reading.several)
-    if looks_for and multimask:
-        raise ValueError("--multimask gives the three masks of one prompt: leave it out, or what asks for instances")
-    return looks_for
+    read_phrase(text)  # what cannot be read is said before anything is loaded
+    return True
 
 
 def _text_segmenter(
@@ -336,16 +344,12 @@ def _text_segmenter(
 ) -> Any:
     from sam_hf.inference.text.segmenter import SamTextSegmenter, find_calibration
 
-    if clip is None and model == "tiny":
-        clip = "tiny"  # it comes with one
     segmenter = SamTextSegmenter(predictor, clip, detector, find_calibration(model, revision=revision))
     with progress("preparing the way from text to masks"):
         try:
             segmenter.grounding(segmenter.automatic if grounding in (None, Grounding.auto) else grounding.value)
         except (OSError, ImportError, ValueError) as error:
-            raise ValueError(
-                first_line(error).replace("clip=", "--clip ").replace("detector=", "--detector ")
-            ) from error
+            raise ValueError(first_line(error)) from error
     return segmenter
 
 

@@ -71,13 +71,12 @@ def test_all_prompts_together_and_everything_written(workplace, capsys):
     rough[10:30, 20:50] = 255
     Image.fromarray(rough).save("rough.png")
     prompts = ["--point", "30,20", "--point", "25.5,15", "--background-point", "2,2", "--box", "15,5,55,35"]
-    assert _run("segment", "photo.png", *prompts, "--mask", "rough.png", "--text", "red mug", "--out", "out") == 0
+    assert _run("segment", "photo.png", *prompts, "--mask", "rough.png", "--out", "out") == 0
     out = workplace / "out"
     assert _names(out) == _results("photo")
     record = json.loads((out / "photo.json").read_text())
     assert (record["width"], record["height"]) == (60, 40)
     assert record["prompts"]["points"] == [[30.0, 20.0], [25.5, 15.0]]
-    assert record["prompts"]["text"] == "red mug"
     (found,) = record["masks"]
     mask = rle.decode(found["segmentation"])
     assert mask.shape == (40, 60) and mask.sum() == found["area"]
@@ -91,7 +90,7 @@ def test_all_prompts_together_and_everything_written(workplace, capsys):
 
 @pytest.mark.parametrize(
     ("prompts", "proposals"),
-    [(["--point", "30,20"], 3), (["--text", "red mug"], 3), (["--point", "30,20", "--box", "1,1,50,30"], 1)],
+    [(["--point", "30,20"], 3), (["--point", "30,20", "--box", "1,1,50,30"], 1)],
 )
 def test_one_prompt_may_be_ambiguous_several_are_not(workplace, loaded, monkeypatch, prompts, proposals):
     _photo("photo.png")

@@ -4,14 +4,17 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from sam_hf import SamAutomaticMaskGenerator, SamPredictor, cli
+from sam_hf.inference.text.clip_encoder import ClipEncoder
 from sam_hf.masks import rle
 
 # Random weights: few points, and any mask will do.
 SMALL = ["--points-per-side", "2", "--pred-iou-thresh", "0", "--stability-score-thresh", "0"]
 KEYS = {"id", "segmentation", "area", "bbox", "predicted_iou", "stability_score", "crop_box", "point_coords"}
+NAMED = {"label", "label_probability"}
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +52,34 @@ def _refused(capsys, *arguments) -> str:
 
 def _names(folder) -> set[str]:
     return {path.name for path in folder.iterdir()}
+
+
+class MugClip:
+    """To which every picture is a mug."""
+
+    image_size, width, logit_scale, templates, name = 32, 2, 20.0, ("{}",), "mugs"
+
+    def texts(self, phrases, templates):
+        return torch.tensor([[1.0, 0.0] if "mug" in phrase else [0.0, 1.0] for phrase in phrases])
+
+    def pictures(self, pictures):
+        return torch.tensor([[1.0, 0.0]]).expand(len(pictures), 2)
+
+
+def test_names(workplace, monkeypatch, capsys):
+    _photo("photo.png")
+    load = classmethod(lambda cls, name, device=None: MugClip())
+    monkeypatch.setattr(ClipEncoder, "from_pretrained", load)
+    assert _run("photo.png", *SMALL, "--text", "cup", "--text", "red mug", "--clip", "some/clip") == 0
+    content = json.loads((workplace / "out" / "photo.json").read_text())
+    assert content["annotations"] and all(set(one) == KEYS | NAMED for one in content["annotations"])
+    assert {one["label"] for one in content["annotations"]} == {"red mug"}
+    for asked, message in (
+        (["--text", "cup"], "clip: expected a CLIP, such as"),
+        (["--text", "cup", "--text", "Cup", "--clip", "x"], "text[1]: expected different names"),
+        (["--clip", "x"], "--clip expects names: add --text"),
+    ):
+        assert message in _refused(capsys, "photo.png", *SMALL, *asked, "--overwrite")
 
 
 def test_overlay_json_index_and_masks(workplace, capsys):

@@ -18,8 +18,9 @@ from PIL import Image
 from sam_hf.inference.image_files import open_image
 from sam_hf.inference.mask_generation import SamAutomaticMaskGenerator
 from sam_hf.inference.result_files import encode_json, encode_png, masks_folder, write_together
+from sam_hf.inference.text.naming import name_masks
 from sam_hf.masks import drawing, rle
-from sam_hf.model.image_loading import load_image_tensor
+from sam_hf.model.image_loading import as_bytes, load_image_tensor
 
 SA1B_NAME = re.compile(r"sa_(\d+)")
 DEEPEST_PALETTE = 255
@@ -34,6 +35,8 @@ def everything_file(
     index: bool = False,
     masks: bool = False,
     about: dict[str, Any] | None = None,
+    text: Sequence[str] = (),
+    clip: Any = None,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Finds everything in one image file and writes the results.
@@ -47,22 +50,26 @@ def everything_file(
         index: Also write the index picture.
         masks: Also write one picture per mask, into a folder of their own.
         about: What else goes under the key `sam_hf`.
+        text: Names that the masks get, see `SamAutomaticMaskGenerator.generate`; none: they get none.
+        clip: See there.
         report: Is told how many prompts are done, of how many.
 
     Returns:
         What went into the JSON file.
 
     Raises:
-        ValueError: If the image cannot be used.
+        ValueError: If the image or a name cannot be used.
         OSError: If the results cannot be written.
     """
     image = open_image(path)
-    pixels = load_image_tensor(image, where=f"the image {str(path)!r}").permute(1, 2, 0)  # (3,H,W) -> (H,W,3)
-    picture = pixels.round().byte().numpy()
+    pixels = as_bytes(load_image_tensor(image, where=f"the image {str(path)!r}"))
+    picture = pixels.permute(1, 2, 0).numpy()  # (3,H,W) -> (H,W,3)
     records: list[dict[str, Any]] = []
     for progress in generator.stream(image, previews=False):
         report(progress.done, progress.total)
         records = progress.records  # the last ones are all
+    if text:
+        records = name_masks(generator.prepare_names(text, clip), pixels, records, text)
     records = sorted(records, key=lambda record: -record["area"])  # the order of drawing, and of the ids
     named = SA1B_NAME.fullmatch(path.stem)
     result = {
@@ -83,7 +90,7 @@ def everything_file(
 
 
 def _annotation(record: dict[str, Any], place: int) -> dict[str, Any]:
-    return {
+    annotation = {
         "id": place,
         "segmentation": record["segmentation"],
         "area": int(record["area"]),
@@ -93,6 +100,9 @@ def _annotation(record: dict[str, Any], place: int) -> dict[str, Any]:
         "crop_box": [float(side) for side in record["crop_box"]],
         "point_coords": [[float(value) for value in point] for point in record["point_coords"]],
     }
+    if "label" in record:
+        annotation |= {"label": record["label"], "label_probability": round(record["label_probability"], 6)}
+    return annotation
 
 
 def _pictures(

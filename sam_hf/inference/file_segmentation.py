@@ -17,7 +17,7 @@ from sam_hf.inference.result_files import encode_json, encode_png, picture_place
 from sam_hf.inference.typed_prompts import TypedPrompts
 from sam_hf.masks import drawing, rle
 from sam_hf.masks.boxes import mask_to_xywh
-from sam_hf.model.image_loading import load_image_tensor
+from sam_hf.model.image_loading import as_bytes, load_image_tensor
 
 
 def segment_file(
@@ -52,8 +52,8 @@ def segment_file(
     """
     report("reading")
     image = open_image(path)
-    pixels = load_image_tensor(image, where=f"the image {str(path)!r}").permute(1, 2, 0)  # (3,H,W) -> (H,W,3)
-    picture = pixels.round().byte().numpy()
+    pixels = as_bytes(load_image_tensor(image, where=f"the image {str(path)!r}"))
+    picture = pixels.permute(1, 2, 0).numpy()  # (3,H,W) -> (H,W,3)
     report("encoding")
     embedding = predictor.encode(image)
     rough = None

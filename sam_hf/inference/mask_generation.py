@@ -35,7 +35,7 @@ from sam_hf.inference.everything_records import (
 )
 from sam_hf.inference.predictor import SamPredictor
 from sam_hf.model.image_crops import layer_crops
-from sam_hf.model.image_loading import is_pil_image, load_image_tensor, open_image
+from sam_hf.model.image_loading import as_bytes, is_pil_image, load_image_tensor, open_image
 from sam_hf.model.image_operations import height_width
 from sam_hf.model.modeling_sam import SamModel
 from sam_hf.model.processing_sam import SamProcessor
@@ -159,6 +159,7 @@ class SamAutomaticMaskGenerator:
 
     def _set_up(self, predictor: SamPredictor, options: MaskGenerationOptions) -> None:
         self.predictor, self.options = predictor, options
+        self._clips: dict[Any, ClipEncoder] = {}  # by name
 
     # --- three ways to ask ---------------------------------------------------------------------------------------
 
@@ -167,7 +168,7 @@ class SamAutomaticMaskGenerator:
         image: Any,
         *,
         text: Sequence[str] | None = None,
-        clip: "ClipEncoder | None" = None,
+        clip: "ClipEncoder | str | os.PathLike | None" = None,
         embedding: ImageEmbedding | None = None,
     ) -> list[dict[str, Any]]:
         """Finds all masks of a picture.
@@ -175,7 +176,8 @@ class SamAutomaticMaskGenerator:
         Args:
             image: A path, a PIL image, an array or tensor (H,W,3) or (3,H,W); see `sam_hf.model.image_loading`.
             text: Names to choose from; each mask gets one, or "other". See `sam_hf.inference.text.naming`.
-            clip: What reads names and looks at masks.
+            clip: What reads names and looks at masks: a `ClipEncoder`, or the name of one, which is loaded once; None:
+                the one that the checkpoint comes with, as the embedded one does.
             embedding: Of this picture, from the predictor's `encode`; None: it is asked for it.
 
         Returns:
@@ -186,21 +188,34 @@ class SamAutomaticMaskGenerator:
             first. Nothing found: an empty list. With `text` also `label` and `label_probability`.
 
         Raises:
-            ValueError, TypeError: If the image or a name cannot be used, names come without `clip`, or the embedding
+            ValueError, TypeError: If the image or a name cannot be used, there is no CLIP for names, or the embedding
                 is another's.
+            ImportError, OSError: If the CLIP cannot be loaded.
         """
         image, pixels = _read(image, "image")
         if text is not None:
-            from sam_hf.inference.text.naming import name_masks, read_names  # not needed without names
-
-            read_names(text)
-            if clip is None:
-                raise ValueError("clip: expected a ClipEncoder, which reads the names in text; got None")
+            clip = self.prepare_names(text, clip)
         whole = self._encode_whole(image, pixels) if embedding is None else self._known(embedding, pixels)
         records = self._last(self._events(pixels, whole, previews=False))
         if text is None:
             return records
-        return name_masks(clip, pixels if pixels.dtype == torch.uint8 else pixels.round().byte(), records, text)
+        from sam_hf.inference.text.naming import name_masks  # not needed without names
+
+        return name_masks(clip, as_bytes(pixels), records, text)
+
+    def prepare_names(
+        self, text: Sequence[str], clip: "ClipEncoder | str | os.PathLike | None" = None
+    ) -> "ClipEncoder":
+        """Checks names and loads the CLIP that reads them, before any picture is worked on; see `generate`."""
+        from sam_hf.inference.text.clip_encoder import encoder_for
+        from sam_hf.inference.text.naming import read_names
+
+        read_names(text)
+        if clip is not None and not isinstance(clip, (str, os.PathLike)):
+            return clip
+        if clip not in self._clips:
+            self._clips[clip] = encoder_for(self.predictor, clip)
+        return self._clips[clip]
 
     def generate_batch(self, images: Sequence[Any]) -> list[list[dict[str, Any]]]:
         """Finds all masks of several pictures, of any sizes; on a GPU they are encoded together.

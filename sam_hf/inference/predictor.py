@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
 from sam_hf.inference.embedding_store import EmbeddingStore, ImageEmbedding, content_key
 from sam_hf.inference.fingerprint import WeightsWatch
@@ -66,6 +67,7 @@ class SamPredictor:
         self.store = EmbeddingStore() if store is None else store
         self._settings = json.dumps(processor.image_processor.to_dict(), sort_keys=True, default=str)
         self._encoder = WeightsWatch(model.vision_encoder)
+        self._decoder = WeightsWatch(nn.ModuleList([model.prompt_encoder, model.mask_decoder]))
         self._current = threading.local()
         self._phrases = _PhraseCache(model)
 
@@ -91,7 +93,7 @@ class SamPredictor:
             ValueError: If `device` or `dtype` does not exist here, or weights are missing.
             OSError: If there is no such checkpoint, or it cannot be reached.
         """
-        device, dtype = _device(device), _dtype(dtype)
+        device, dtype = read_device(device), read_dtype(dtype)
         # Only safetensors: a pickle from a stranger can run code.
         options = {"use_safetensors": True} | kwargs
         model, found = SamModel.from_pretrained(
@@ -135,12 +137,18 @@ class SamPredictor:
         """Fingerprint of the image encoder's weights as they are now."""
         return self._encoder.fingerprint()
 
+    @property
+    def decoder_revision(self) -> str:
+        """Fingerprint of the weights that answer prompts: prompt encoder and mask decoder as they are now."""
+        return self._decoder.fingerprint()
+
     def require_text(self) -> None:
         """Raises a ValueError that says what to do if this checkpoint cannot read text."""
         if self.model.config.text_config is None:
             raise ValueError(
-                'text: this checkpoint has no text branch; use one that has, such as the embedded "tiny", '
-                "or prompt with points, a box or a mask"
+                "text: this checkpoint has no text branch; ask a SamTextSegmenter, which takes phrases on any "
+                'checkpoint by a CLIP, use a checkpoint that has one, such as the embedded "tiny", or prompt with '
+                "points, a box or a mask"
             )
 
     # --- stateless -----------------------------------------------------------------------------------------------
@@ -214,6 +222,22 @@ class SamPredictor:
             return_logits=return_logits,
         )
         return Prediction(*(values[0] for values in answer))
+
+    def check(
+        self,
+        embedding: ImageEmbedding,
+        points: Any = None,
+        labels: Any = None,
+        box: Any = None,
+        mask_input: Any = None,
+    ) -> None:
+        """Checks the geometry of one prompt as `decode` does, without an answer.
+
+        Raises:
+            ValueError, TypeError: See `decode`.
+        """
+        given = (None if value is None else [value] for value in (points, labels, box, mask_input))
+        self._model_inputs(embedding, *given, text=None)
 
     @torch.inference_mode()
     def decode_batch(
@@ -405,7 +429,12 @@ def _in_our_words(message: str) -> str:
     return re.sub(r"^text\[0\]", "text", message)
 
 
-def _device(device: str | torch.device | None) -> torch.device:
+def read_device(device: str | torch.device | None) -> torch.device:
+    """The device of a name; None: CUDA or Apple's GPU if there is one, else the CPU.
+
+    Raises:
+        ValueError: If there is no such device.
+    """
     if device is None:
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -419,7 +448,12 @@ def _device(device: str | torch.device | None) -> torch.device:
     return device
 
 
-def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
+def read_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
+    """The precision of a name; None: float32.
+
+    Raises:
+        ValueError: If it is none.
+    """
     if isinstance(dtype, str):
         dtype = getattr(torch, dtype.removeprefix("torch."), None)
     elif dtype is None:

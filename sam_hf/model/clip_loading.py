@@ -16,6 +16,7 @@ from .checkpoint_names import EMBEDDED_FOLDER, EMBEDDED_NAME
 
 CONFIG_NAME = "open_clip_config.json"
 EMBEDDED_CLIP = EMBEDDED_FOLDER.parent / "clip"
+A_CLIP = 'a CLIP, such as "ViT-B-16-quickgelu/openai" (any name of open_clip, a folder, or "tiny", the embedded one)'
 HUB, FOLDER = "hf-hub:", "local-dir:"
 PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 

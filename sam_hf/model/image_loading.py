@@ -131,6 +131,11 @@ def load_image_tensor(
     return pixels.expand(3, -1, -1) if pixels.shape[0] == 1 else pixels
 
 
+def as_bytes(pixels: torch.Tensor) -> torch.Tensor:
+    """Pixels of `load_image_tensor` as uint8."""
+    return pixels if pixels.dtype == torch.uint8 else pixels.round().clamp(0, 255).to(torch.uint8)
+
+
 def open_image(source: str | os.PathLike, where: str) -> Any:
     """Open a file; URLs and base64 strings go through transformers' ``load_image``.
 

@@ -22,7 +22,7 @@ QUOTED_CHARACTERS = 160
 NO_TEXT_BRANCH = (
     "text: this checkpoint has no text branch (its processor has text_config=None). Load a checkpoint that has one, "
     'such as the embedded "tiny", or pass `text_config=model.config.text_config.to_dict()` to SamProcessor if the '
-    "model has one; for other checkpoints, turn the phrase into boxes first and pass those as input_boxes"
+    "model has one; sam_hf.SamTextSegmenter takes phrases on any checkpoint, by a CLIP"
 )
 
 

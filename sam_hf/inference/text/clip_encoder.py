@@ -7,7 +7,6 @@ Source: Radford et al. 2021 (arXiv 2103.00020); the models are open_clip's.
 """
 
 import os
-import re
 import threading
 import warnings
 from collections import OrderedDict
@@ -21,12 +20,12 @@ from torch import Tensor, nn
 
 from sam_hf.inference.embedding_store import EmbeddingStore, ImageEmbedding, content_key
 from sam_hf.inference.fingerprint import WeightsWatch
-from sam_hf.inference.predictor import _device, _dtype
+from sam_hf.inference.predictor import SamPredictor, read_device, read_dtype
 from sam_hf.inference.text.dense_features import ATTENTIONS, dense_features, dense_size, patch_size
-from sam_hf.inference.text.templates import PLAIN, fill
-from sam_hf.model.clip_loading import import_open_clip, load_clip
+from sam_hf.inference.text.templates import PHOTO, PLAIN, clean_phrases, fill
+from sam_hf.model.clip_loading import A_CLIP, clip_beside, import_open_clip, load_clip
 from sam_hf.model.text_encoder import CLIP_VOCABULARY
-from sam_hf.model.text_prompts import QUOTED_CHARACTERS, read_texts, tokenizer_for
+from sam_hf.model.text_prompts import QUOTED_CHARACTERS, tokenizer_for
 
 TEXTS_AT_ONCE = 128
 TEXTS_KEPT = 4096
@@ -34,6 +33,8 @@ MAPS_BYTES = 2**27
 # Side of a dense map's picture where none is asked for: towers for smaller pictures see too coarsely at their own
 # size, and our own small CLIP finds phrases no better beyond it (synthetic scenes: 256 px worse, 512 and 768 alike).
 DENSE_SIZE, FINE_ENOUGH = 384, 320
+# SCLIP's and NACLIP's. CLIP's own, mostly 100, is for pooled vectors, whose similarities are surer than single cells'.
+CELL_SCALE = 40.0
 
 
 class ClipEncoder:
@@ -93,7 +94,7 @@ class ClipEncoder:
             ValueError: If the name, device or dtype means nothing, or the weights do not fit.
             OSError: If there is no such folder, or the weights cannot be fetched.
         """
-        loaded = load_clip(name, _device(device), _dtype(dtype), cache_dir)
+        loaded = load_clip(name, read_device(device), read_dtype(dtype), cache_dir)
         return cls(*loaded, name=os.fspath(name))
 
     @property
@@ -115,6 +116,32 @@ class ClipEncoder:
     def logit_scale(self) -> float:
         """What the model multiplies cosines with before a softmax."""
         return float(self.clip.logit_scale.detach().float().exp())
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """Sentences for phrases to stand in where nothing else is said: as this CLIP was trained to read them.
+
+        One with a cut vocabulary was trained on bare phrases (`sam_hf.training.clip`), others on captions.
+        """
+        return PHOTO if self._reads_captions else PLAIN
+
+    @property
+    def dense_scale(self) -> float:
+        """What similarities of cells are multiplied by before a softmax over texts: 40, or its own, as `templates`."""
+        return CELL_SCALE if self._reads_captions else self.logit_scale
+
+    @property
+    def _reads_captions(self) -> bool:
+        return getattr(self.clip, "vocab_size", CLIP_VOCABULARY) >= CLIP_VOCABULARY
+
+    @property
+    def has_dense_features(self) -> bool:
+        """Whether `dense` can be asked; not of towers with attentional pools, and of timm."""
+        try:
+            patch_size(self.clip.visual)
+        except ValueError:
+            return False
+        return True
 
     @cached_property
     def width(self) -> int:
@@ -147,7 +174,7 @@ class ClipEncoder:
             ValueError: If a phrase is empty, no Unicode text, or without any token, or a template has no "{}".
             TypeError: If something is not a string, or a single string was given for a list.
         """
-        read, templates = _read_phrases(phrases), _read_templates(templates)
+        read, templates = clean_phrases(phrases, "phrases"), _read_templates(templates)
         if not read:
             return torch.zeros(0, self.width)
         revision = self.revision
@@ -275,6 +302,20 @@ class ClipEncoder:
         return ((pixels / 255 - mean) / std).to(self.dtype)
 
 
+def encoder_for(predictor: SamPredictor, clip: ClipEncoder | str | os.PathLike | None) -> ClipEncoder:
+    """The CLIP that serves a checkpoint: the one given, by itself or by name; None: the one that it comes with.
+
+    Raises:
+        ValueError, ImportError, OSError: If there is none, or see `ClipEncoder.from_pretrained`.
+    """
+    clip = clip_beside(predictor.model) if clip is None else clip
+    if clip is None:
+        raise ValueError(f"clip: expected {A_CLIP}; got none")
+    if isinstance(clip, (str, os.PathLike)):
+        return ClipEncoder.from_pretrained(clip, device=predictor.device)
+    return clip
+
+
 def _fitting_tokenizer(tokenizer: Any, clip: nn.Module) -> Any:
     """`SamTokenizer` in place of open_clip's byte-pair tokenizer where it does the same, or the vocabulary is cut.
 
@@ -295,20 +336,6 @@ def _cut_off(tokenizer: Any, text: str) -> str:
     inner = tokenizer.tokenizer  # of transformers, in open_clip's wrapper
     tokens = inner(getattr(tokenizer, "clean_fn", str)(text), add_special_tokens=False)["input_ids"]
     return inner.decode(tokens[tokenizer.context_length - inner.num_special_tokens_to_add() :]).strip()
-
-
-def _read_phrases(phrases: Any) -> list[str]:
-    """Phrases as the text branch of a checkpoint reads them."""
-    if isinstance(phrases, str) or not isinstance(phrases, Sequence):
-        raise TypeError(f"phrases: expected a list of strings, got {phrases!r:.60}; write [...] around a single one")
-    for index, phrase in enumerate(phrases):
-        if not isinstance(phrase, str):
-            raise TypeError(f"phrases[{index}]: expected a string, got {type(phrase).__name__}")
-    try:
-        return read_texts([list(phrases)], 1)[0] if phrases else []
-    except ValueError as error:  # said about a batch of images, for which None means no text
-        message = str(error).removesuffix("; pass None for no text")
-        raise ValueError(re.sub(r"^text\[0\]", "phrases", message)) from error
 
 
 def _read_templates(templates: Any) -> tuple[str, ...]:

@@ -19,16 +19,15 @@ import cv2
 import numpy as np
 import torch
 
-from sam_hf.inference.text.instances import Found, Request, TextInstance
-from sam_hf.inference.text.placement import Placement, distinct, geometry_answers, to_instances
-from sam_hf.inference.text.ranking import RANKING_VIEWS, by_score, differences, log_odds, mask_vectors
-from sam_hf.inference.text.templates import BACKGROUND, PLAIN
+from sam_hf.inference.text.instances import Found, Request, TextInstance, log_odds
+from sam_hf.inference.text.placement import Geometry, distinct, geometry_answers, to_instances
+from sam_hf.inference.text.ranking import RANKING_VIEWS, by_score, mask_vectors, text_log_odds
+from sam_hf.inference.text.templates import BACKGROUND
 from sam_hf.model.image_operations import height_width
 
 if TYPE_CHECKING:
     from sam_hf.inference.text.clip_encoder import ClipEncoder
 
-SCORINGS = ("softmax", "difference")
 REGIONS_AT_ONCE = 4  # masks of the picture's size, with their logits, that are held together
 
 
@@ -56,14 +55,12 @@ class DenseGrounding:
     Args:
         clip: Pictures and phrases to vectors.
         attention: How CLIP's last block attends, see `dense_features.ATTENTIONS`.
-        scoring: Heat of a cell: "softmax", the probability of the phrase against its rivals; or "difference", its
-            similarity less that of background words or the nearest negative, stretched to [0,1] within the picture.
-        templates: Sentences around every phrase.
+        templates: Sentences around every phrase; None: `ClipEncoder.templates`.
         background: Words for what is there anyway.
         views: How a mask is shown to CLIP for the second look, see `views.VIEWS`; empty: none is taken, and the text
             probability is the mean heat within the mask.
         size: Side of the picture that CLIP's map is made of, in pixels; None: CLIP's own.
-        scale: What similarities of cells are multiplied by; None: CLIP's own.
+        scale: What similarities of cells are multiplied by; None: `ClipEncoder.dense_scale`.
         smoothing: Standard deviation of the blur of the heat map, in CLIP's cells; 0: none.
         relative: A region is hotter than this share of the map's peak,
         absolute: and hotter than this.
@@ -85,8 +82,7 @@ class DenseGrounding:
         self,
         clip: "ClipEncoder",
         attention: str = "nacl",
-        scoring: str = "softmax",
-        templates: Sequence[str] = PLAIN,
+        templates: Sequence[str] | None = None,
         background: Sequence[str] = BACKGROUND,
         views: Sequence[str] = RANKING_VIEWS,
         size: int | None = None,
@@ -102,8 +98,6 @@ class DenseGrounding:
         also: float = 0.5,
         overlap: float = 0.8,
     ):
-        if scoring not in SCORINGS:
-            raise ValueError(f"scoring: expected one of {', '.join(SCORINGS)}; got {scoring!r}")
         shares = {"relative": relative, "absolute": absolute, "min_area": min_area, "also": also, "overlap": overlap}
         for option, value in (shares | {"min_predicted_iou": min_predicted_iou}).items():
             if not 0 <= value <= 1:
@@ -113,29 +107,28 @@ class DenseGrounding:
                 raise ValueError(f"{option}: expected a number of at least 0, got {value}")
         if max_regions < 1:
             raise ValueError(f"max_regions: expected at least 1, got {max_regions}")
-        self.clip, self.attention, self.scoring, self.size, self.scale = clip, attention, scoring, size, scale
-        self.templates, self.background, self.views = tuple(templates), tuple(background), tuple(views)
+        self.clip, self.attention, self.size, self.scale = clip, attention, size, scale
+        self.templates, self.background, self.views = templates, tuple(background), tuple(views)
         self.smoothing, self.relative, self.absolute = smoothing, relative, absolute
         self.max_regions, self.min_area, self.mask_logit = max_regions, min_area, mask_logit
         self.min_predicted_iou, self.iou_power, self.also, self.overlap = min_predicted_iou, iou_power, also, overlap
 
     def __call__(self, request: Request) -> list[Found]:
         """Answers every phrase of a request, in order; see `Grounding`."""
-        own = [one for one in geometry_answers(request) if one.mask.any()]
-        placement = Placement(request)
+        own = geometry_answers(request)
+        geometry = Geometry(request)
         heat, odds = self._heat(request)
         found = []
         for index, phrase in enumerate(request.phrases):
             whole = _to_frame(heat[index], request, self.smoothing)
-            at = _within(whole, placement.box, request)
-            masks = self._draw(request, placement, at, self._regions(at)) + own
+            at = _within(whole, geometry.box, request)
+            masks = self._draw(request, geometry, at, self._regions(at)) + own
             # What was pointed at gets an answer, even where all that SAM has to say misses a point.
-            masks = [one for one in masks if placement.fits(one.mask)] or own
+            masks = [one for one in masks if geometry.fits(one.mask)] or own
             if not masks:
                 found.append(Found([], -np.inf, whole))
                 continue
-            several = request.wants_several(index) and not placement.names_one
-            instances, seen = self._judge(request, phrase, whole, masks, several)
+            instances, seen = self._judge(request, phrase, whole, masks, request.wants_several(index))
             # Both looks count: a hot spot whose mask shows something else, and a mask that fits in a cold place.
             cells = _to_frame(odds[index], request, smoothing=0)
             felt = float(cells[_low_mask(cells, instances[0])].max(initial=float(odds[index].min())))
@@ -149,15 +142,10 @@ class DenseGrounding:
         features = self.clip.dense(request.pixels, self.attention, size=self.size, key=key).float()  # (D,h,w)
         height, width = features.shape[-2:]
         cells = features.flatten(1).T  # (h*w,D)
-        texts = (request.phrases, request.negatives, self.templates, self.background)
-        if self.scoring == "softmax":
-            odds = log_odds(self.clip, cells, *texts, scale=self.scale)  # (h*w,P)
-            heat = odds.sigmoid()
-        else:
-            heat = differences(self.clip, cells, *texts)
-            odds = (self.clip.logit_scale if self.scale is None else self.scale) * heat
-            heat = heat - heat.amin(dim=0)
-            heat = heat / heat.amax(dim=0).clamp(min=1e-6)
+        scale = self.clip.dense_scale if self.scale is None else self.scale
+        texts = (request.phrases, request.negatives, self.templates, self.background, scale)
+        odds = text_log_odds(self.clip, cells, *texts)  # (h*w,P)
+        heat = odds.sigmoid()
         return tuple(values.T.unflatten(1, (height, width)).numpy() for values in (heat, odds))  # (h*w,P) -> (P,h,w)
 
     def _regions(self, heat: np.ndarray) -> list[Region]:
@@ -175,13 +163,13 @@ class DenseGrounding:
         return sorted(regions, key=lambda region: -region.heat)[: self.max_regions]
 
     def _draw(
-        self, request: Request, placement: Placement, heat: np.ndarray, regions: Sequence[Region]
+        self, request: Request, geometry: Geometry, heat: np.ndarray, regions: Sequence[Region]
     ) -> list[TextInstance]:
         """SAM's mask of each region, unless it doubts it."""
         instances = []
         for start in range(0, len(regions), REGIONS_AT_ONCE):
             some = regions[start : start + REGIONS_AT_ONCE]
-            prompts = [self._prompt(request, placement, heat, region) for region in some]
+            prompts = [self._prompt(request, geometry, heat, region) for region in some]
             masks, scores, logits = _ask(request, prompts)
             doubted = np.flatnonzero(scores < self.min_predicted_iou)
             if len(doubted):
@@ -192,12 +180,12 @@ class DenseGrounding:
             instances += to_instances(request, masks[kept], scores[kept], logits[kept], points)
         return instances
 
-    def _prompt(self, request: Request, placement: Placement, heat: np.ndarray, region: Region) -> "_Prompt":
+    def _prompt(self, request: Request, geometry: Geometry, heat: np.ndarray, region: Region) -> "_Prompt":
         """A region in SAM's terms: original pixels, and logits in the frame of its padded input."""
         height, width = request.embedding.original_size
         rows, columns = heat.shape
         scale = np.array([width / columns, height / rows])
-        points, labels = placement.points_with((np.array(region.peak) + 0.5) * scale)
+        points, labels = geometry.points_with((np.array(region.peak) + 0.5) * scale)
         box = np.array(region.box, dtype=np.float64) * np.tile(scale, 2)
         edge = float(heat[region.mask].min())
         warmth = np.where(heat < edge, heat / max(edge, 1e-6) - 1, -1.0)  # in [-1,0]; other regions are outside
@@ -213,10 +201,9 @@ class DenseGrounding:
         if self.views:
             vectors = mask_vectors(self.clip, request.pixels, [one.mask for one in masks], self.views)
             texts = ([phrase], request.negatives, self.templates, self.background)
-            odds = log_odds(self.clip, vectors, *texts)[:, 0].numpy()
+            odds = text_log_odds(self.clip, vectors, *texts)[:, 0].numpy()
         else:
-            share = np.array([_mean_within(heat, one) for one in masks]).clip(1e-6, 1 - 1e-6)
-            odds = np.log(share / (1 - share))
+            odds = np.array([log_odds(_mean_within(heat, one)) for one in masks])
         order, scores, probabilities = by_score(odds, [one.predicted_iou for one in masks], self.iou_power)
         order = [index for index in order if probabilities[index] >= self.also * probabilities[order[0]]]
         chosen = distinct(order, lambda index: masks[index].mask, self.overlap, self.max_regions if several else 1)

@@ -1,14 +1,15 @@
 """Phrases by an open-vocabulary detector: it gives boxes, SAM gives masks.
 
-Any model of transformers' task "zero-shot-object-detection" serves (OWLv2, OWL-ViT, Grounding DINO, ...), by its
-pipeline, which knows each one's pre- and post-processing.
+OWLv2, OWL-ViT and Grounding DINO serve, by transformers' pipeline "zero-shot-object-detection", which knows each one's
+pre- and post-processing. It runs the detector once for each phrase.
 
-Source: the pattern of Grounded-SAM and LangSAM. Differs in that points and a box restrict what is found and go into
-SAM's prompts together with the boxes; in negative phrases; and in that nothing is written in a phrase's name when
-nothing was detected.
+Source: the pattern of Grounded-SAM and LangSAM. Differs in that points and a mask go into SAM's prompts together with
+the detector's boxes, and they and a box of the user's restrict what is found; where the detector finds nothing there,
+SAM answers them alone, without a text probability; and in negative phrases.
 """
 
 import math
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,13 +17,13 @@ import numpy as np
 import torch
 from torchvision.ops import box_iou
 
-from sam_hf.inference.text.instances import Found, Request, TextInstance, make_instance, stability, without_duplicates
-from sam_hf.inference.text.placement import Placement
+from sam_hf.inference.text.instances import Found, Request, TextInstance, log_odds, make_instance, stability
+from sam_hf.inference.text.placement import Geometry, distinct_instances, geometry_answers
 
 BOXES_AT_ONCE = 8
 TASK = "zero-shot-object-detection"
 # Trained on captions that end so; another model would take the full stop for a word.
-DOTTED = ("grounding-dino", "mm-grounding-dino", "omdet-turbo")
+DOTTED = ("grounding-dino", "mm-grounding-dino")
 
 
 class Box(NamedTuple):
@@ -33,7 +34,7 @@ class Box(NamedTuple):
 
 
 class DetectorGrounding:
-    """Finds phrases by a detector; see the module.
+    """Finds phrases by a detector; see the module. May be used by several threads; they take turns at the detector.
 
     `text_probability` is the detector's score, `score` the same times SAM's predicted IoU, `evidence` the log-odds of
     the best detection.
@@ -43,7 +44,7 @@ class DetectorGrounding:
             `detect(image, candidate_labels=[...], threshold=...)` gives a list of
             `{"score": float, "label": str, "box": {"xmin", "ymin", "xmax", "ymax"}}`, original pixels.
         threshold: Least score of a detection; the instances of one phrase are all above it.
-        duplicate_iou: IoU of masks above which two instances are one.
+        overlap: Two masks are one object if so much of the smaller lies in the larger; the higher score stays.
         negative_iou: IoU of boxes above which a negative phrase speaks of the same thing.
         model_name: For the calibration's name.
 
@@ -58,18 +59,19 @@ class DetectorGrounding:
         self,
         detect: Callable[..., list[dict[str, Any]]],
         threshold: float = 0.1,
-        duplicate_iou: float = 0.7,
+        overlap: float = 0.8,
         negative_iou: float = 0.5,
         model_name: str = "",
     ):
         if not callable(detect):
             raise TypeError(f"detect: expected a {TASK} pipeline, got {type(detect).__name__}")
-        shares = {"threshold": threshold, "duplicate_iou": duplicate_iou, "negative_iou": negative_iou}
+        shares = {"threshold": threshold, "overlap": overlap, "negative_iou": negative_iou}
         for argument, value in shares.items():
             if not 0 <= value <= 1:
                 raise ValueError(f"{argument}: expected a number in [0, 1], got {value!r}")
         self.detect, self.threshold = detect, threshold
-        self.duplicate_iou, self.negative_iou, self.model_name = duplicate_iou, negative_iou, model_name
+        self.overlap, self.negative_iou, self.model_name = overlap, negative_iou, model_name
+        self._lock = threading.Lock()  # fast tokenizers panic if two threads use one
         kind = getattr(getattr(getattr(detect, "model", None), "config", None), "model_type", "")
         self._ending = "." if kind in DOTTED else ""
 
@@ -106,13 +108,15 @@ class DetectorGrounding:
         labels = [self._label(phrase) for phrase in (*request.phrases, *request.negatives)]
         boxes = self._boxes(request, list(dict.fromkeys(labels)))
         rivals = [box for label in labels[len(request.phrases) :] for box in boxes[label]]
-        placement = Placement(request)
+        geometry = Geometry(request)
+        pointed_at = sorted(geometry_answers(request), key=lambda one: -one.score)[:1]
         found = []
-        for label in labels[: len(request.phrases)]:
+        for index, label in enumerate(labels[: len(request.phrases)]):
             own = self._not_against(boxes[label], rivals)[: request.max_proposals]
-            instances = [one for one in self._draw(request, own) if placement.fits(one.mask)]
-            evidence = max((_log_odds(one.text_probability) for one in instances), default=-math.inf)
-            found.append(Found(without_duplicates(instances, self.duplicate_iou), evidence))
+            instances = [one for one in self._draw(request, own) if geometry.fits(one.mask)]
+            evidence = max((log_odds(one.text_probability) for one in instances), default=-math.inf)
+            most = len(own) if request.wants_several(index) else 1
+            found.append(Found(distinct_instances(instances, self.overlap, most) or pointed_at, evidence))
         return found
 
     def _label(self, phrase: str) -> str:
@@ -125,7 +129,9 @@ class DetectorGrounding:
         picture = Image.fromarray(request.pixels.permute(1, 2, 0).cpu().numpy())  # (3,H,W) -> (H,W,3)
         height, width = request.embedding.original_size
         boxes: dict[str, list[Box]] = {label: [] for label in labels}
-        for one in self.detect(picture, candidate_labels=labels, threshold=self.threshold):
+        with self._lock:
+            detections = self.detect(picture, candidate_labels=labels, threshold=self.threshold)
+        for one in detections:
             left, top, right, bottom = (float(one["box"][side]) for side in ("xmin", "ymin", "xmax", "ymax"))
             corners = (max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height)))
             if corners[0] < corners[2] and corners[1] < corners[3] and one["label"] in boxes:
@@ -165,8 +171,3 @@ class DetectorGrounding:
                     )
                 )
         return instances
-
-
-def _log_odds(probability: float) -> float:
-    probability = min(max(probability, 1e-6), 1 - 1e-6)
-    return math.log(probability / (1 - probability))

@@ -18,7 +18,7 @@ from sam_hf.inference.text.segmenter import SamTextSegmenter
 from sam_hf.inference.typed_prompts import TypedPrompts
 from sam_hf.masks import drawing, rle
 from sam_hf.masks.boxes import mask_to_xywh
-from sam_hf.model.image_loading import load_image_tensor
+from sam_hf.model.image_loading import as_bytes, load_image_tensor
 
 
 def answer_file(
@@ -54,8 +54,8 @@ def answer_file(
     """
     report("reading")
     image = open_image(path)
-    picture = load_image_tensor(image, where=f"the image {str(path)!r}").permute(1, 2, 0)  # (3,H,W) -> (H,W,3)
-    picture = picture.round().byte().numpy()
+    pixels = as_bytes(load_image_tensor(image, where=f"the image {str(path)!r}"))
+    picture = pixels.permute(1, 2, 0).numpy()  # (3,H,W) -> (H,W,3)
     rough = None
     if prompts.mask is not None:
         rough = open_mask(prompts.mask)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from sam_hf.inference.embedding_store import ImageEmbedding
     from sam_hf.inference.predictor import SamPredictor
 
+ODDS_BOUND = 1e-4
+
 
 @dataclass(frozen=True, eq=False)
 class TextInstance:
@@ -62,10 +64,12 @@ class TextAnswer:
         instances: Best first; none where the phrase is `absent`, so that nobody draws what was not found, and where
             there are fewer than asked for ("second cup from the left").
         presence: Probability that the picture shows what the phrase names, in [0,1].
-        absent: Whether `presence` is below the calibration's threshold.
+        absent: Whether `evidence` is below the calibration's threshold, or nothing was found. Where something was
+            pointed at, only the latter: a click is answered, and `presence` says how well the phrase suits it.
         grounding: Which way was taken: "learned", "dense", "proposals" or "detector".
         heat_map: (h,w) float32 of where the phrase was seen, over the whole picture; None where the way has none.
-        calibrated: Whether `presence` comes from a calibration fitted for this checkpoint, not from the defaults.
+        calibrated: Whether `presence` comes from a calibration, which is fitted to phrases alone; not where geometry
+            or negative phrases were given.
         refused: What would have been the instances, were the phrase not `absent`; else empty.
         evidence: What `presence` was made of, on the grounding's own scale; what a calibration is fitted to.
     """
@@ -95,7 +99,8 @@ class Request(NamedTuple):
         box: (4,) xyxy, original pixels, or None.
         mask_input: (1,4h,4w) logits or (H,W) booleans, as `SamPredictor.decode` takes them, or None.
         max_proposals: Bound of the masks that are looked at per picture.
-        several: Per phrase whether more than the best instance is of use; empty: of every phrase.
+        several: Per phrase whether more than the best instance is of use; empty: of every phrase. Where something is
+            pointed at, never.
     """
 
     predictor: "SamPredictor"
@@ -115,9 +120,17 @@ class Request(NamedTuple):
         """Whether points, a box or a mask were given."""
         return any(given is not None for given in (self.points, self.box, self.mask_input))
 
+    @property
+    def names_one(self) -> bool:
+        """Whether something is pointed at: then the phrases are about that one object, and there is an answer even
+        where nothing else speaks for them. Background points alone say only which are not meant."""
+        labels = [1] if self.labels is None else as_numbers(self.labels)
+        pointed = self.points is not None and bool(np.any(np.asarray(labels) == 1))
+        return pointed or self.box is not None or self.mask_input is not None
+
     def wants_several(self, index: int) -> bool:
         """Whether more than one instance of a phrase is of use."""
-        return not self.several or self.several[index]
+        return not self.names_one and (not self.several or self.several[index])
 
 
 class Found(NamedTuple):
@@ -143,6 +156,11 @@ class Grounding(Protocol):
     def __call__(self, request: Request) -> list[Found]:
         """Answers every phrase of a request, in order."""
         ...
+
+
+def as_numbers(values: Any) -> np.ndarray:
+    """Coordinates or labels as float64, from whatever they were given as."""
+    return np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values, dtype=np.float64)
 
 
 def make_instance(
@@ -201,26 +219,10 @@ def mask_iou(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.logical_and(first, second).sum() / union) if union else 0.0
 
 
-def without_duplicates(instances: Sequence[TextInstance], iou: float = 0.7) -> list[TextInstance]:
-    """Greedy suppression by masks: of two that overlap more than `iou` the one with the higher score.
-
-    Empty masks go, too.
-
-    Returns:
-        Best first.
-    """
-    kept: list[TextInstance] = []
-    for one in sorted(instances, key=lambda one: -one.score):
-        if one.mask.any() and all(
-            not _boxes_meet(one, other) or mask_iou(one.mask, other.mask) <= iou for other in kept
-        ):
-            kept.append(one)
-    return kept
-
-
-def _boxes_meet(first: TextInstance, second: TextInstance) -> bool:
-    a, b = first.box, second.box
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+def log_odds(probability: float) -> float:
+    """Log of p / (1 - p); no estimate is taken for more certain than `ODDS_BOUND` from 0 and 1."""
+    probability = min(max(probability, ODDS_BOUND), 1 - ODDS_BOUND)
+    return math.log(probability / (1 - probability))
 
 
 def _share(value: float) -> float:

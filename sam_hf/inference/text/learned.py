@@ -6,7 +6,8 @@ first answer, and the click is asked without the phrase. How much the phrase add
 *gain*: difference of the log-odds of both predicted IoUs) says which region is meant, and, with the first answer's own
 log-odds, how much speaks for the phrase being there at all.
 
-With points, a box or a mask there is one decode of everything together, and the gain is over the geometry alone.
+Where something is pointed at there is one decode of everything together, and the gain is over the geometry alone.
+Background points alone go into the first decode, and what lies on them is dropped.
 
 Where all instances are wanted, the regions are all some; then the phrase is asked with background points on what was
 found, which leads to the next one, until what comes is nothing new, or the branch is much less sure of it than it was
@@ -21,7 +22,7 @@ present ones are kept, from 0.51 to 0.65.
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -31,14 +32,15 @@ from sam_hf.inference.text.instances import (
     Found,
     Request,
     TextInstance,
+    as_numbers,
+    log_odds,
     make_instance,
     mask_iou,
     stability,
-    without_duplicates,
 )
+from sam_hf.inference.text.placement import Geometry, distinct_instances
 
 PROMPTS_AT_ONCE = 8  # three masks of the picture's size each
-ODDS_BOUND = 1e-4  # a predicted IoU of 0 or 1 is no certainty
 CRUMB = 0.1  # share of a mask below which a region of it is no place to ask about
 
 Point = tuple[float, float]
@@ -56,7 +58,7 @@ class LearnedGrounding:
         keep_share: With several instances, how sure the branch must be of a further one, as a share of its certainty
             of the first answer.
         max_instances: Bound of the instances per phrase.
-        duplicate_iou: IoU of masks above which two instances are one.
+        overlap: Two masks are one object if so much of the smaller lies in the larger; the higher score stays.
         negative_iou: IoU of masks above which a negative phrase speaks of the same thing.
 
     Raises:
@@ -70,10 +72,10 @@ class LearnedGrounding:
         places: int = 4,
         keep_share: float = 0.5,
         max_instances: int = 16,
-        duplicate_iou: float = 0.5,
+        overlap: float = 0.5,
         negative_iou: float = 0.5,
     ):
-        shares = {"keep_share": keep_share, "duplicate_iou": duplicate_iou, "negative_iou": negative_iou}
+        shares = {"keep_share": keep_share, "overlap": overlap, "negative_iou": negative_iou}
         for argument, value in shares.items():
             if not 0 <= value <= 1:
                 raise ValueError(f"{argument}: expected a share in [0, 1], got {value!r}")
@@ -81,7 +83,7 @@ class LearnedGrounding:
             if value < least:
                 raise ValueError(f"{argument}: expected {least} or more, got {value!r}")
         self.places, self.keep_share, self.max_instances = places, keep_share, max_instances
-        self.duplicate_iou, self.negative_iou = duplicate_iou, negative_iou
+        self.overlap, self.negative_iou = overlap, negative_iou
 
     def __call__(self, request: Request) -> list[Found]:
         """Answers every phrase of a request; see `instances.Grounding`.
@@ -91,22 +93,23 @@ class LearnedGrounding:
         """
         request.predictor.require_text()
         asked = (*request.phrases, *request.negatives)
-        answers = self._with_geometry(request, asked) if request.has_geometry else self._everywhere(request, asked)
+        geometry = Geometry(request)
+        answers = self._pointed_at(request, asked) if request.names_one else self._everywhere(request, asked, geometry)
         rivals = [one for answer in answers[len(request.phrases) :] for one in answer.instances]
         found = []
         for index, phrase in enumerate(request.phrases):
-            instances = answers[index].instances[:1]
-            # Geometry describes one thing; there is nothing more to look for.
-            if request.wants_several(index) and not request.has_geometry:
+            instances = answers[index].instances
+            if request.wants_several(index):
                 instances = self._further(request, phrase, answers[index])
-            instances = [one for one in instances if one.mask.any()]
-            judged = [self._against(one, rivals) for one in instances]
+            # What is pointed at is answered, wherever the mask lies.
+            instances = [one for one in instances if one.mask.any() and (request.names_one or geometry.fits(one.mask))]
+            judged = [self._against(one, rivals, request.names_one) for one in instances]
             instances = [one for one in judged if one is not None]
             evidence = max((log_odds(one.text_probability) for one in instances), default=-math.inf)
             found.append(Found(instances, evidence))
         return found
 
-    def _with_geometry(self, request: Request, phrases: Sequence[str]) -> list["_Answer"]:
+    def _pointed_at(self, request: Request, phrases: Sequence[str]) -> list["_Answer"]:
         """The answer to each phrase and the geometry together."""
         alone = log_odds(float(_decode_all(request, None, 1).scores.max()))
         answers = []
@@ -117,12 +120,13 @@ class LearnedGrounding:
                 answers.append(_Answer(one.predicted_iou, [rated]))
         return answers
 
-    def _everywhere(self, request: Request, phrases: Sequence[str]) -> list["_Answer"]:
-        """The answer to each phrase alone."""
-        answers = []
+    def _everywhere(self, request: Request, phrases: Sequence[str], geometry: Geometry) -> list["_Answer"]:
+        """The answer to each phrase alone, or with background points; only the best of it where one is wanted."""
+        answers: list[_Answer] = []
         for start in range(0, len(phrases), PROMPTS_AT_ONCE):
             some = list(phrases[start : start + PROMPTS_AT_ONCE])
-            firsts = _pick(request, request.predictor.decode_batch(request.embedding, text=some), None)
+            prompts = _away_from(request, [()] * len(some))
+            firsts = _pick(request, request.predictor.decode_batch(request.embedding, text=some, **prompts), None)
             regions = [_regions(one.mask)[: self.places] for one in firsts]
             spots = [(text, _inside(mask)) for text, own in zip(some, regions, strict=True) for mask in own]
             at_spots = iter(_ask_at(request, spots))
@@ -130,53 +134,60 @@ class LearnedGrounding:
                 odds = log_odds(first.predicted_iou)
                 there = [_rated(one, odds + gain) for one, gain in (next(at_spots) for _ in own)]
                 there.sort(key=lambda one: -one.text_probability)
-                answers.append(_Answer(first.predicted_iou, there or [_rated(first, odds)]))
+                there = [one for one in there if geometry.fits(one.mask)] or there or [_rated(first, odds)]
+                is_negative = len(answers) >= len(request.phrases)
+                all_count = is_negative or request.wants_several(len(answers))
+                answers.append(_Answer(first.predicted_iou, there if all_count else there[:1]))
         return answers
 
     def _further(self, request: Request, phrase: str, answer: "_Answer") -> list[TextInstance]:
         """All instances of a phrase, given its first answer's; these come first."""
         least = self.keep_share * answer.instances[0].score
-        found = without_duplicates([one for one in answer.instances if one.score >= least], self.duplicate_iou)
-        found = found[: self.max_instances]
+        certain = [one for one in answer.instances if one.score >= least]
+        found = distinct_instances(certain, self.overlap, self.max_instances)
         while found and len(found) < self.max_instances:
-            away = [_inside(one.mask) for one in found]
-            prediction = request.predictor.decode_batch(
-                request.embedding, points=[np.array(away)], labels=[np.zeros(len(away), dtype=np.int64)], text=[phrase]
+            prompts = _away_from(request, [[_inside(one.mask) for one in found]])
+            (following,) = _pick(
+                request, request.predictor.decode_batch(request.embedding, text=[phrase], **prompts), None
             )
-            (following,) = _pick(request, prediction, None)
             # Asked before the click, which promises a mask whatever it is of.
             if following.predicted_iou < self.keep_share * answer.certainty or not following.mask.any():
                 break
             ((clicked, gain),) = _ask_at(request, [(phrase, _inside(following.mask))])
             following = _rated(clicked, log_odds(answer.certainty) + gain)
-            is_old = max(_shared(following, other) for other in found) > self.duplicate_iou
-            if following.score < least or not following.mask.any() or is_old:
+            longer = distinct_instances([*found, following], self.overlap, self.max_instances)
+            if following.score < least or len(longer) == len(found):
                 break
-            found.append(following)
+            found = longer
         return found
 
-    def _against(self, instance: TextInstance, rivals: Sequence[TextInstance]) -> TextInstance | None:
-        """The instance as negative phrases leave it; None if one of them suits its region better."""
+    def _against(
+        self, instance: TextInstance, rivals: Sequence[TextInstance], pointed_at: bool
+    ) -> TextInstance | None:
+        """The instance as negative phrases leave it; None if one suits its region better and nothing points at it."""
         same = [one for one in rivals if mask_iou(one.mask, instance.mask) > self.negative_iou]
         strongest = max((one.text_probability for one in same), default=None)
         if strongest is None:
             return instance
-        if strongest >= instance.text_probability:
+        if strongest >= instance.text_probability and not pointed_at:
             return None
         # The phrase against the negative one and against neither of them.
         probability = instance.text_probability / (1 + strongest)
         return replace(instance, text_probability=probability, score=probability * instance.predicted_iou)
 
 
-def log_odds(probability: float) -> float:
-    """Log of p / (1 - p); a certainty counts as `ODDS_BOUND` less."""
-    probability = min(max(probability, ODDS_BOUND), 1 - ODDS_BOUND)
-    return math.log(probability / (1 - probability))
-
-
 def _rated(instance: TextInstance, odds: float) -> TextInstance:
     probability = 1 / (1 + math.exp(-odds))
     return replace(instance, text_probability=probability, score=probability * instance.predicted_iou)
+
+
+def _away_from(request: Request, places: Sequence[Sequence[Point]]) -> dict[str, Any]:
+    """Prompts of background points, per prompt at its own places and at those of the request."""
+    given = np.zeros((0, 2)) if request.points is None else as_numbers(request.points).reshape(-1, 2)
+    points = [np.concatenate([np.reshape(some, (-1, 2)), given]) for some in places]
+    if not any(len(some) for some in points):
+        return {}
+    return {"points": points, "labels": [np.zeros(len(some), dtype=np.int64) for some in points]}
 
 
 def _decode_all(request: Request, phrases: list[str] | None, count: int) -> Prediction:
@@ -255,9 +266,3 @@ def _inside(mask: np.ndarray) -> Point:
     depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
     y, x = np.unravel_index(depth.argmax(), depth.shape)
     return float(x) + 0.5, float(y) + 0.5
-
-
-def _shared(one: TextInstance, other: TextInstance) -> float:
-    """Share of the smaller of two masks that both cover: a further instance must lie elsewhere."""
-    smaller = min(one.area, other.area)
-    return float(np.logical_and(one.mask, other.mask).sum() / smaller) if smaller else 0.0

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sam_hf.inference.text.ranking import RANKING_VIEWS, mask_vectors, read_phrases, similarities
-from sam_hf.inference.text.templates import BACKGROUND, PLAIN
+from sam_hf.inference.text.ranking import RANKING_VIEWS, mask_vectors, similarities
+from sam_hf.inference.text.templates import BACKGROUND, clean_phrases
 
 if TYPE_CHECKING:
     from sam_hf.inference.text.clip_encoder import ClipEncoder
@@ -25,7 +25,7 @@ def name_masks(
     other: str = "other",
     threshold: float = 0.5,
     views: Sequence[str] = RANKING_VIEWS,
-    templates: Sequence[str] = PLAIN,
+    templates: Sequence[str] | None = None,
     background: Sequence[str] = BACKGROUND,
 ) -> list[dict[str, Any]]:
     """Gives each mask of everything mode a name.
@@ -38,7 +38,7 @@ def name_masks(
         other: What a mask is called that shows none of them.
         threshold: A mask is named if the names together are at least this probable.
         views: How a mask is shown to CLIP, see `views.VIEWS`.
-        templates: Sentences around names and background words.
+        templates: Sentences around names and background words; None: `ClipEncoder.templates`.
         background: Words for what is there anyway; those that are names are left out.
 
     Returns:
@@ -58,12 +58,10 @@ def name_masks(
     if not rest:
         raise ValueError(f"background: expected a word that is no name, got {list(background)}")
     vectors = mask_vectors(clip, pixels, [record["segmentation"] for record in records], views)
-    probabilities = (clip.logit_scale * similarities(clip, vectors, [*names, *rest], templates)).softmax(
-        dim=1
-    )  # (n,R)
-    others = (
-        probabilities[:, len(names) :].sum(dim=1).masked_fill(~vectors.any(dim=1), 1.0)
-    )  # an empty mask is nothing
+    scores = clip.logit_scale * similarities(clip, vectors, [*names, *rest], templates)  # (n,R)
+    probabilities = scores.softmax(dim=1)
+    # An empty mask is nothing.
+    others = probabilities[:, len(names) :].sum(dim=1).masked_fill(~vectors.any(dim=1), 1.0)
     best, which = probabilities[:, : len(names)].max(dim=1)
     named = (1 - others >= threshold).tolist()
     labels = [names[index] if is_named else other for index, is_named in zip(which.tolist(), named, strict=True)]
@@ -80,7 +78,7 @@ def read_names(text: Sequence[str], other: str = "other") -> tuple[str, ...]:
     Raises:
         ValueError, TypeError: See `name_masks`.
     """
-    names = tuple(name.strip() for name in read_phrases(text, "text"))
+    names = clean_phrases(text, "text")
     if not names:
         raise ValueError("text: expected at least one name, got an empty list")
     seen: set[str] = set()

@@ -6,18 +6,18 @@ to look: "wheel" within the box of a car is a wheel, though the box is not a whe
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from sam_hf.inference.text.instances import Request, TextInstance, make_instance, stability
+from sam_hf.inference.text.instances import Request, TextInstance, as_numbers, make_instance, stability
 from sam_hf.masks.boxes import mask_to_xyxy
 
 IN_BOX, IN_MASK = 0.75, 0.5
 
 
-class Placement:
+class Geometry:
     """What a request says about where its object is.
 
     Args:
@@ -26,16 +26,17 @@ class Placement:
 
     def __init__(self, request: Request):
         self._size = tuple(request.embedding.original_size)
-        points = np.zeros((0, 2)) if request.points is None else _numbers(request.points).reshape(-1, 2)
-        labels = np.ones(len(points)) if request.labels is None else _numbers(request.labels).reshape(-1)
+        points = np.zeros((0, 2)) if request.points is None else as_numbers(request.points).reshape(-1, 2)
+        labels = np.ones(len(points)) if request.labels is None else as_numbers(request.labels).reshape(-1)
         # The pixels that hold the points; one beyond the border asks about the border.
         last = np.array([self._size[1] - 1, self._size[0] - 1])
         columns, rows = np.clip(np.floor(points), 0, last).astype(np.int64).T
         self._foreground = (rows[labels == 1], columns[labels == 1])
         self._background = (rows[labels == 0], columns[labels == 0])
         self.foreground, self.background = points[labels == 1], points[labels == 0]
-        self.box = None if request.box is None else _numbers(request.box).reshape(4)
-        self._mask = _given_mask(request)
+        self.box = None if request.box is None else as_numbers(request.box).reshape(4)
+        mask = _given_mask(request)
+        self._mask = None if mask is None else Extent.of(mask)
 
     def fits(self, mask: np.ndarray) -> bool:
         """Whether a mask (H,W) bool, original pixels, may be the one meant."""
@@ -45,15 +46,7 @@ class Placement:
             return False
         if self.box is not None and mask[self._rows_columns()].sum() < IN_BOX * mask.sum():
             return False
-        if self._mask is None:
-            return True
-        return contained(mask, self._mask, IN_MASK) or contained(self._mask, mask, IN_MASK)
-
-    @property
-    def names_one(self) -> bool:
-        """Whether something is pointed at: then the phrases are about that one object. Background points alone say
-        only which are not meant."""
-        return len(self.foreground) > 0 or self.box is not None or self._mask is not None
+        return self._mask is None or shared(Extent.of(mask), self._mask) >= IN_MASK
 
     def points_with(self, guess: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
         """Points (n,2) and labels (n,) to ask about: those given, and a guess where none is given in the foreground.
@@ -77,16 +70,16 @@ def geometry_answers(request: Request) -> list[TextInstance]:
     found.
 
     Returns:
-        Without `text_probability`, the predicted IoU as score; masks may be empty. None if nothing was pointed at.
+        Without `text_probability`, the predicted IoU as score; no empty masks. Nothing if nothing was pointed at.
     """
-    placement = Placement(request)
-    if not placement.names_one:
+    if not request.names_one:
         return []
     answer = request.predictor.decode(
         request.embedding, request.points, request.labels, request.box, request.mask_input, multimask_output=True
     )
-    foreground = placement.foreground
-    return to_instances(request, *answer, points=[foreground[0] if len(foreground) else None] * 3)
+    foreground = Geometry(request).foreground
+    instances = to_instances(request, *answer, points=[foreground[0] if len(foreground) else None] * 3)
+    return [one for one in instances if one.mask.any()]
 
 
 def to_instances(
@@ -108,6 +101,30 @@ def to_instances(
     ]
 
 
+class Extent(NamedTuple):
+    """A mask (H,W) bool, the box xyxy around it, and how many pixels it has."""
+
+    mask: np.ndarray
+    box: tuple[int, int, int, int]
+    area: int
+
+    @classmethod
+    def of(cls, mask: np.ndarray) -> "Extent":
+        """Of a mask, which is looked through once."""
+        left, top, right, bottom = mask_to_xyxy(mask).tolist()
+        return cls(mask, (left, top, right, bottom), int(mask[top:bottom, left:right].sum()))
+
+
+def shared(one: Extent, other: Extent) -> float:
+    """Share of the smaller of two masks that lies in the other; 0 if one is empty."""
+    left, top = (max(one.box[side], other.box[side]) for side in (0, 1))
+    right, bottom = (min(one.box[side], other.box[side]) for side in (2, 3))
+    if left >= right or top >= bottom:
+        return 0.0
+    both = np.logical_and(one.mask[top:bottom, left:right], other.mask[top:bottom, left:right]).sum()
+    return float(both / min(one.area, other.area))
+
+
 def distinct(
     order: Sequence[int], mask_of: Callable[[int], np.ndarray], share: float, most: int
 ) -> list[tuple[int, np.ndarray]]:
@@ -124,36 +141,30 @@ def distinct(
     Returns:
         Indices and masks of those that stay, best first; no empty ones.
     """
-    kept: list[tuple[int, np.ndarray]] = []
+    kept: list[tuple[int, Extent]] = []
     for index in order:
-        mask = mask_of(index)
-        if mask.any() and not any(contained(mask, b, share) or contained(b, mask, share) for _, b in kept):
-            kept.append((index, mask))
+        extent = Extent.of(mask_of(index))
+        if extent.area and all(shared(extent, better) < share for _, better in kept):
+            kept.append((index, extent))
         if len(kept) == most:
             break
-    return kept
+    return [(index, extent.mask) for index, extent in kept]
 
 
-def contained(inner: np.ndarray, outer: np.ndarray, share: float) -> bool:
-    """Whether at least a share of one mask (H,W) lies in another; nothing lies anywhere."""
-    left, top, right, bottom = mask_to_xyxy(inner)
-    within = (slice(top, bottom), slice(left, right))
-    area = inner[within].sum()
-    return bool(area > 0 and np.logical_and(inner[within], outer[within]).sum() >= share * area)
+def distinct_instances(instances: Sequence[TextInstance], share: float, most: int) -> list[TextInstance]:
+    """`distinct` of instances, best score first."""
+    order = sorted(range(len(instances)), key=lambda index: -instances[index].score)
+    return [instances[index] for index, _ in distinct(order, lambda index: instances[index].mask, share, most)]
 
 
 def _given_mask(request: Request) -> np.ndarray | None:
     """The mask given, (H,W) bool in original pixels."""
     if request.mask_input is None:
         return None
-    given = torch.as_tensor(request.mask_input).detach().cpu()
-    if given.ndim == 2:  # already in pixels of the picture
-        return (given != 0).numpy()
-    logits = given.float().reshape(1, 1, 1, *given.shape[-2:])
+    given = request.mask_input
+    given = given.detach().float().cpu().numpy() if isinstance(given, torch.Tensor) else np.asarray(given)
     embedding, processor = request.embedding, request.predictor.processor
+    if given.ndim == 2 and given.shape == tuple(embedding.original_size):
+        return given > 0
+    logits = torch.from_numpy(given).float().reshape(1, 1, 1, *given.shape[-2:])
     return processor.post_process_masks(logits, [embedding.original_size], [embedding.input_size])[0][0, 0].numpy()
-
-
-def _numbers(values: Any) -> np.ndarray:
-    values = values.detach().cpu() if isinstance(values, torch.Tensor) else values
-    return np.asarray(values, dtype=np.float64)

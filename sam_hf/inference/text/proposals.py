@@ -7,8 +7,6 @@ Source: FGVP (2306.04356) for a 16 x 16 grid and views with context; HybridGL fo
 masks compete with background words and negatives, not with each other.
 """
 
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,28 +15,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sam_hf.inference.fingerprint import fingerprint
+from sam_hf.inference.embedding_store import EmbeddingStore
 from sam_hf.inference.mask_generation import SamAutomaticMaskGenerator, check_options
 from sam_hf.inference.text.instances import Found, Request, TextInstance, make_instance, mask_iou
-from sam_hf.inference.text.placement import Placement, distinct, geometry_answers
-from sam_hf.inference.text.ranking import RANKING_VIEWS, as_array, by_score, log_odds, mask_vectors
-from sam_hf.inference.text.templates import BACKGROUND, PLAIN
+from sam_hf.inference.text.placement import Geometry, distinct, geometry_answers
+from sam_hf.inference.text.ranking import RANKING_VIEWS, as_array, by_score, mask_vectors, text_log_odds
+from sam_hf.inference.text.templates import BACKGROUND
 
 if TYPE_CHECKING:
     from sam_hf.inference.text.clip_encoder import ClipEncoder
 
 # Everything mode's defaults keep what is surely a mask; here the text decides, and what is missing cannot be chosen.
 THRESHOLDS = {"pred_iou_thresh": 0.5, "stability_score_thresh": 0.7}
+POINTS_AT_ONCE = 16  # three masks of the picture's size each
 
 
 class _Proposals(NamedTuple):
     """n masks of one picture, best predicted IoU first.
 
     Attributes:
+        key: Names the picture and all that the masks depend on.
         records: Everything mode's, `segmentation` as COCO RLE.
         vectors: (n,D), what CLIP sees in them.
     """
 
+    key: str
     records: list[dict[str, Any]]
     vectors: Tensor
 
@@ -57,7 +58,7 @@ class ProposalGrounding:
     Args:
         clip: Pictures and phrases to vectors.
         views: How a mask is shown to CLIP, see `views.VIEWS`; the mean over them counts.
-        templates: Sentences around every phrase.
+        templates: Sentences around every phrase; None: `ClipEncoder.templates`.
         background: Words for what is there anyway.
         points_per_side: The grid of everything mode has this many points squared.
         iou_power: The score is text probability times predicted IoU to this power; 0: the text alone.
@@ -79,7 +80,7 @@ class ProposalGrounding:
         self,
         clip: "ClipEncoder",
         views: Sequence[str] = RANKING_VIEWS,
-        templates: Sequence[str] = PLAIN,
+        templates: Sequence[str] | None = None,
         background: Sequence[str] = BACKGROUND,
         points_per_side: int = 16,
         iou_power: float = 1.0,
@@ -97,57 +98,53 @@ class ProposalGrounding:
                 raise ValueError(f"{option}: expected a number in (0,1], got {value}")
         if max_instances < 1:
             raise ValueError(f"max_instances: expected at least 1, got {max_instances}")
-        self.clip, self.views, self.templates, self.background = clip, tuple(views), tuple(templates), background
+        self.clip, self.views, self.templates, self.background = clip, tuple(views), templates, background
         self.iou_power, self.min_area, self.also, self.overlap = iou_power, min_area, also, overlap
         self.max_instances = max_instances
         fixed = {"output_mode": "coco_rle"}
         self._options = THRESHOLDS | {"points_per_side": points_per_side} | options | fixed
         check_options(**self._options)
-        self._kept = _LatestPictures(max_bytes)
+        self._kept = EmbeddingStore(max_bytes)  # it keeps whatever has a key and nbytes
 
     def __call__(self, request: Request) -> list[Found]:
         """Answers every phrase of a request, in order; see `Grounding`."""
         proposals = self._proposals(request)
-        own = [one for one in geometry_answers(request) if one.mask.any()]
+        own = geometry_answers(request)
         candidates: list[dict[str, Any] | TextInstance] = [*proposals.records, *own]
         vectors = proposals.vectors
         if own:
             seen = mask_vectors(self.clip, request.pixels, [one.mask for one in own], self.views)
             vectors = torch.cat([vectors, seen])
-        placement = Placement(request)
+        geometry = Geometry(request)
         allowed = [
-            index for index, one in enumerate(candidates) if not request.has_geometry or placement.fits(_mask(one))
+            index for index, one in enumerate(candidates) if not request.has_geometry or geometry.fits(_mask(one))
         ]
         # What was pointed at gets an answer, even where all that SAM has to say misses a point.
         allowed = allowed or list(range(len(proposals.records), len(candidates)))
         if not allowed:
             return [Found([], -np.inf) for _ in request.phrases]
         candidates = [candidates[index] for index in allowed]
-        odds = log_odds(
-            self.clip, vectors[allowed], request.phrases, request.negatives, self.templates, self.background
-        ).numpy()  # (n,P)
+        texts = (request.phrases, request.negatives, self.templates, self.background)
+        odds = text_log_odds(self.clip, vectors[allowed], *texts).numpy()  # (n,P)
         return [
-            self._found(
-                request, candidates, odds[:, column], request.wants_several(column) and not placement.names_one
-            )
+            self._found(request, candidates, odds[:, column], request.wants_several(column))
             for column in range(len(request.phrases))
         ]
 
     def _proposals(self, request: Request) -> _Proposals:
         """The masks of the picture, from the last time if it was asked about before."""
-        model, most = request.predictor.model, request.max_proposals
-        key = f"{request.embedding.key} {fingerprint(model.mask_decoder)} {self.clip.revision} {most}"
-        kept = self._kept.get(key)
-        if kept is not None:
-            return kept
-        generator = SamAutomaticMaskGenerator.from_predictor(request.predictor, **self._options)
-        records = generator.generate(request.pixels, embedding=request.embedding)
-        records = [record for record in records if record["area"] >= self.min_area]
-        records = sorted(records, key=lambda record: -record["predicted_iou"])[:most]
-        masks = [record["segmentation"] for record in records]
-        found = _Proposals(records, mask_vectors(self.clip, request.pixels, masks, self.views))
-        self._kept.put(key, found)
-        return found
+        decoder, most = request.predictor.decoder_revision, request.max_proposals
+        key = f"{request.embedding.key} {decoder} {self.clip.revision} {most}"
+
+        def find() -> _Proposals:
+            generator = SamAutomaticMaskGenerator.from_predictor(request.predictor, **self._options)
+            records = generator.generate(request.pixels, embedding=request.embedding)
+            records = [record for record in records if record["area"] >= self.min_area]
+            records = sorted(records, key=lambda record: -record["predicted_iou"])[:most]
+            masks = [record["segmentation"] for record in records]
+            return _Proposals(key, records, mask_vectors(self.clip, request.pixels, masks, self.views))
+
+        return self._kept.get_or_encode(key, find)
 
     def _found(
         self, request: Request, candidates: Sequence[dict[str, Any] | TextInstance], odds: np.ndarray, several: bool
@@ -158,23 +155,33 @@ class ProposalGrounding:
         order = [index for index in order if probabilities[index] >= self.also * probabilities[order[0]]]
         most = self.max_instances if several else 1
         chosen = distinct(order, lambda index: _mask(candidates[index]), self.overlap, most)
-        instances = [
-            self._instance(request, candidates[index], mask, float(scores[index]), float(probabilities[index]))
-            for index, mask in chosen
-        ]
+        logits = self._logits(request, [(candidates[index], mask) for index, mask in chosen])
+        instances = []
+        for (index, mask), low_res in zip(chosen, logits, strict=True):
+            one, score, probability = candidates[index], float(scores[index]), float(probabilities[index])
+            if isinstance(one, TextInstance):
+                instances.append(replace(one, score=score, text_probability=probability))
+                continue
+            quality, steady, point = one["predicted_iou"], one["stability_score"], one["point_coords"][0]
+            instances.append(make_instance(mask, low_res, score, quality, steady, probability, point))
         return Found(instances, float(odds[order[0]]))
 
     @staticmethod
-    def _instance(
-        request: Request, one: dict[str, Any] | TextInstance, mask: np.ndarray, score: float, probability: float
-    ) -> TextInstance:
-        if isinstance(one, TextInstance):
-            return replace(one, score=score, text_probability=probability)
-        # Everything mode keeps no logits: its point is asked again, of whose three masks this is the nearest.
-        again = request.predictor.decode(request.embedding, points=one["point_coords"])
-        nearest = int(np.argmax([mask_iou(mask, other) for other in again.masks]))
-        logits, point = again.low_res_logits[nearest], one["point_coords"][0]
-        return make_instance(mask, logits, score, one["predicted_iou"], one["stability_score"], probability, point)
+    def _logits(
+        request: Request, chosen: Sequence[tuple[dict[str, Any] | TextInstance, np.ndarray]]
+    ) -> list[np.ndarray | None]:
+        """Everything mode keeps no logits (4h,4w): its points are asked again, of whose three masks one is nearest."""
+        logits: list[np.ndarray | None] = [None] * len(chosen)
+        asked = [place for place, (one, _) in enumerate(chosen) if not isinstance(one, TextInstance)]
+        for start in range(0, len(asked), POINTS_AT_ONCE):
+            some = asked[start : start + POINTS_AT_ONCE]
+            again = request.predictor.decode_batch(
+                request.embedding, points=[chosen[place][0]["point_coords"] for place in some]
+            )
+            for row, place in enumerate(some):
+                nearest = int(np.argmax([mask_iou(chosen[place][1], other) for other in again.masks[row]]))
+                logits[place] = again.low_res_logits[row, nearest].copy()
+        return logits
 
 
 def _mask(candidate: dict[str, Any] | TextInstance) -> np.ndarray:
@@ -184,27 +191,3 @@ def _mask(candidate: dict[str, Any] | TextInstance) -> np.ndarray:
 def _predicted_iou(candidate: dict[str, Any] | TextInstance) -> float:
     value = candidate.predicted_iou if isinstance(candidate, TextInstance) else candidate["predicted_iou"]
     return min(1.0, max(0.0, value))
-
-
-class _LatestPictures:
-    """The proposals of the pictures asked last, bounded in bytes."""
-
-    def __init__(self, max_bytes: int):
-        self._max_bytes, self._nbytes = max_bytes, 0
-        self._kept: OrderedDict[str, _Proposals] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: str) -> _Proposals | None:
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-            return self._kept.get(key)
-
-    def put(self, key: str, found: _Proposals) -> None:
-        with self._lock:
-            replaced = self._kept.pop(key, None)
-            self._kept[key] = found
-            self._nbytes += found.nbytes - (0 if replaced is None else replaced.nbytes)
-            while self._nbytes > self._max_bytes:
-                _, oldest = self._kept.popitem(last=False)
-                self._nbytes -= oldest.nbytes

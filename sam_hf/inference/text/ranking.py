@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sam_hf.inference.text.templates import BACKGROUND, PLAIN
+from sam_hf.inference.text.templates import BACKGROUND
 from sam_hf.inference.text.views import make_views
 from sam_hf.masks import rle
 
@@ -27,42 +27,6 @@ if TYPE_CHECKING:
 # Crops say what a thing is, blurred surroundings which of several is meant: each alone is worse than both.
 RANKING_VIEWS = ("crop", "dimmed", "blurred")
 MASKS_AT_ONCE = 16  # masks of the picture's size, and views of CLIP's, that are held together
-
-
-def rank(
-    clip: "ClipEncoder",
-    pixels: Tensor,
-    masks: Sequence[np.ndarray | Mapping[str, Any]],
-    phrases: Sequence[str],
-    negatives: Sequence[str] = (),
-    views: Sequence[str] = RANKING_VIEWS,
-    templates: Sequence[str] = PLAIN,
-    background: Sequence[str] = BACKGROUND,
-    vectors: Tensor | None = None,
-) -> np.ndarray:
-    """Probability of each phrase for each mask.
-
-    Args:
-        clip: Pictures and phrases to vectors.
-        pixels: (3,H,W) uint8, the picture.
-        masks: (H,W) bool each, or their COCO RLE, original pixels.
-        phrases: What may be meant; each is judged by itself.
-        negatives: What is not meant.
-        views: How a mask is shown to CLIP, see `views.VIEWS`; the mean over them counts.
-        templates: Sentences around every phrase, negative and background word.
-        background: Words for what is there anyway.
-        vectors: From `mask_vectors`, where they are known: another phrase then costs the text alone.
-
-    Returns:
-        (n_masks, n_phrases) float32 in [0,1]; 0 for an empty mask.
-
-    Raises:
-        ValueError: If a phrase is blank, or there is neither a negative nor a background word to judge it against.
-        TypeError: If phrases are no sequence of strings.
-    """
-    if vectors is None:
-        vectors = mask_vectors(clip, pixels, masks, views)
-    return log_odds(clip, vectors, phrases, negatives, templates, background).sigmoid().numpy()
 
 
 @torch.inference_mode()
@@ -75,10 +39,10 @@ def mask_vectors(
     """What CLIP sees in each mask.
 
     Args:
-        clip: See `rank`, as for the rest.
-        pixels: (3,H,W) uint8.
-        masks: n masks.
-        views: V of them.
+        clip: Pictures and phrases to vectors.
+        pixels: (3,H,W) uint8, the picture.
+        masks: n times (H,W) bool, or their COCO RLE, original pixels.
+        views: How a mask is shown to CLIP, see `views.VIEWS`; V of them.
 
     Returns:
         (n,D) float32, CPU: the mean of the views' unit vectors, so that its product with a phrase is the mean
@@ -96,12 +60,12 @@ def mask_vectors(
 
 
 @torch.inference_mode()
-def log_odds(
+def text_log_odds(
     clip: "ClipEncoder",
     vectors: Tensor,
     phrases: Sequence[str],
     negatives: Sequence[str] = (),
-    templates: Sequence[str] = PLAIN,
+    templates: Sequence[str] | None = None,
     background: Sequence[str] = BACKGROUND,
     scale: float | None = None,
 ) -> Tensor:
@@ -110,21 +74,20 @@ def log_odds(
     Probabilities of a sharp softmax are soon 1.0000 for everything; their log-odds still tell better from good.
 
     Args:
-        clip: See `rank`, as for the rest.
+        clip: Phrases to vectors.
         vectors: (n,D) of masks or of cells of a feature map; rows of zeros for what shows nothing.
-        phrases: P phrases.
-        negatives: See `rank`.
-        templates: See `rank`.
-        background: See `rank`.
-        scale: What similarities are multiplied by; None: CLIP's own.
+        phrases: P phrases of what may be meant; each is judged by itself.
+        negatives: What is not meant.
+        templates: Sentences around every phrase, negative and background word; None: the CLIP's own.
+        background: Words for what is there anyway.
+        scale: What similarities are multiplied by; None: the CLIP's own.
 
     Returns:
         (n,P) float32, CPU; -inf in rows of zeros.
 
     Raises:
-        ValueError, TypeError: See `rank`.
+        ValueError: If there is neither a negative nor a background word to judge a phrase against.
     """
-    phrases, negatives = read_phrases(phrases, "phrases"), read_phrases(negatives, "negatives")
     rivals = tuple(dict.fromkeys((*negatives, *background)))
     if not rivals:
         raise ValueError("background: expected at least one word where there are no negatives, got none")
@@ -141,46 +104,11 @@ def log_odds(
 
 
 @torch.inference_mode()
-def differences(
-    clip: "ClipEncoder",
-    vectors: Tensor,
-    phrases: Sequence[str],
-    negatives: Sequence[str] = (),
-    templates: Sequence[str] = PLAIN,
-    background: Sequence[str] = BACKGROUND,
+def similarities(
+    clip: "ClipEncoder", vectors: Tensor, phrases: Sequence[str], templates: Sequence[str] | None = None
 ) -> Tensor:
-    """Similarity of each phrase minus what any text gets: the mean background word, or a nearer negative.
-
-    Args:
-        clip: See `rank`, as for the rest.
-        vectors: (n,D).
-        phrases: P phrases.
-        negatives: See `rank`.
-        templates: See `rank`.
-        background: See `rank`.
-
-    Returns:
-        (n,P) float32 in [-2,2], CPU.
-
-    Source: the feature surgery of CLIP Surgery (2304.05653) for a single text; differs in that the mean of background
-    words, not the empty text, stands for what all texts share.
-    """
-    negatives = read_phrases(negatives, "negatives")
-    own = similarities(clip, vectors, read_phrases(phrases, "phrases"), templates)
-    levels = []
-    if background:
-        levels.append(similarities(clip, vectors, background, templates).mean(dim=1, keepdim=True))
-    if negatives:
-        levels.append(similarities(clip, vectors, negatives, templates).amax(dim=1, keepdim=True))
-    if not levels:
-        raise ValueError("background: expected at least one word where there are no negatives, got none")
-    return own - torch.cat(levels, dim=1).amax(dim=1, keepdim=True)
-
-
-@torch.inference_mode()
-def similarities(clip: "ClipEncoder", vectors: Tensor, phrases: Sequence[str], templates: Sequence[str]) -> Tensor:
-    """Cosine of each of n vectors (n,D) to each of P phrases, (n,P) float32, CPU."""
-    return vectors @ clip.texts(phrases, templates).T
+    """Cosine of each of n vectors (n,D) to each of P phrases, (n,P) float32, CPU; templates None: the CLIP's own."""
+    return vectors @ clip.texts(phrases, clip.templates if templates is None else templates).T
 
 
 def by_score(
@@ -208,27 +136,6 @@ def by_score(
 def as_array(mask: np.ndarray | Mapping[str, Any]) -> np.ndarray:
     """A mask (H,W) bool from itself or from its RLE."""
     return rle.decode(mask) if isinstance(mask, Mapping) else np.asarray(mask) != 0
-
-
-def read_phrases(phrases: Sequence[str], name: str) -> tuple[str, ...]:
-    """Phrases as a tuple.
-
-    Args:
-        phrases: What the caller gave.
-        name: The argument, for messages.
-
-    Raises:
-        TypeError: If it is a single string, or something in it is none.
-        ValueError: If one is blank.
-    """
-    if isinstance(phrases, str) or not isinstance(phrases, Sequence):
-        raise TypeError(f"{name}: expected a list of strings, got {phrases!r:.60} ({type(phrases).__name__})")
-    for index, phrase in enumerate(phrases):
-        if not isinstance(phrase, str):
-            raise TypeError(f"{name}[{index}]: expected a string, got {phrase!r:.60} ({type(phrase).__name__})")
-        if not phrase.strip():
-            raise ValueError(f"{name}[{index}]: expected a word or more, got {phrase!r}")
-    return tuple(phrases)
 
 
 def _says(phrase: str, word: str) -> bool:

@@ -8,27 +8,32 @@ makes answers of what it found: one or all instances, the place that was asked f
 - "dense": CLIP's features, cell by cell;
 - "proposals": everything mode's masks, ranked by CLIP;
 - "auto": the first of these that this checkpoint and what was given allow. Without a text branch and a detector, what
-  "dense" finds nothing for at all is looked for among the proposals.
+  "dense" finds nothing for at all is looked for among the proposals; everything, if the CLIP has no dense features.
 """
 
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sam_hf.inference.predictor import SamPredictor
+from sam_hf.inference.predictor import Prediction, SamPredictor
+from sam_hf.inference.text.dense import DenseGrounding
 from sam_hf.inference.text.detector import DetectorGrounding
 from sam_hf.inference.text.instances import Found, Grounding, Request, TextAnswer
 from sam_hf.inference.text.learned import LearnedGrounding
+from sam_hf.inference.text.mask_choice import choose_mask
 from sam_hf.inference.text.plurals import read_amount
 from sam_hf.inference.text.position_words import Reading, choose, read_phrase
-from sam_hf.inference.text.verdict import FILE_NAME, Calibration
+from sam_hf.inference.text.proposals import ProposalGrounding
+from sam_hf.inference.text.templates import clean_phrases
+from sam_hf.inference.text.verdict import DEFAULT, FILE_NAME, Calibration
 from sam_hf.model.checkpoint_names import EMBEDDED_NAME, resolve
-from sam_hf.model.image_loading import load_image_tensor, open_image
-from sam_hf.model.text_prompts import read_texts
+from sam_hf.model.clip_loading import A_CLIP, clip_beside
+from sam_hf.model.image_loading import as_bytes, load_image_tensor, open_image
 
 if TYPE_CHECKING:
     from sam_hf.inference.text.clip_encoder import ClipEncoder
@@ -36,7 +41,7 @@ if TYPE_CHECKING:
 GROUNDINGS = ("learned", "dense", "proposals", "detector")
 AMOUNTS = ("auto", "one", "all")
 LOADING = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
-HOW_TO_GIVE_A_CLIP = 'clip="ViT-B-16-quickgelu/openai" (any name of open_clip, a folder, or "tiny", the embedded one)'
+A_DETECTOR = 'a detector, such as "google/owlv2-base-patch16-ensemble"'
 
 
 class SamTextSegmenter:
@@ -48,6 +53,7 @@ class SamTextSegmenter:
     Args:
         predictor: A `SamPredictor` of any checkpoint.
         clip: A `ClipEncoder`, or the name of one, which is loaded when first needed; for "dense" and "proposals".
+            None: the one that the checkpoint comes with, as the embedded one does.
         detector: A `DetectorGrounding`, a Hub id of one, which is loaded when first needed, or a pipeline of
             transformers' task "zero-shot-object-detection".
         calibration: When a phrase is absent: a `Calibration`, or where one was saved; None: defaults.
@@ -58,8 +64,8 @@ class SamTextSegmenter:
         proposals: Options of `ProposalGrounding`.
 
     Raises:
-        TypeError: If an argument is of the wrong type.
-        ValueError: If `max_proposals` is not positive, or the calibration cannot be read.
+        TypeError: If an argument is of the wrong type, or an option of a grounding unknown.
+        ValueError: If an option is out of range, `max_proposals` is not positive, or the calibration cannot be read.
 
     Example:
         >>> segmenter = SamTextSegmenter.from_pretrained("tiny")
@@ -88,10 +94,13 @@ class SamTextSegmenter:
         if calibration is not None and not isinstance(calibration, Calibration):
             calibration = Calibration.load(calibration)
         self.calibration = calibration or Calibration()
-        self._clip, self._detector = clip, detector
-        self._options = {"dense": dict(dense or {}), "proposals": dict(proposals or {})}
+        self._clip, self._detector = clip_beside(predictor.model) if clip is None else clip, detector
         self._made: dict[str, Grounding] = {"learned": LearnedGrounding(**(learned or {}))}
-        self._lock = threading.RLock()
+        kinds = {"dense": (DenseGrounding, dense), "proposals": (ProposalGrounding, proposals)}
+        self._makers = {name: partial(kind, **(options or {})) for name, (kind, options) in kinds.items()}
+        for make in self._makers.values():
+            make(None)  # wrong options are said now; the CLIP is loaded when first needed
+        self._locks = {name: threading.Lock() for name in ("clip", *GROUNDINGS)}
 
     @classmethod
     def from_pretrained(
@@ -105,9 +114,10 @@ class SamTextSegmenter:
     ) -> "SamTextSegmenter":
         """Loads a checkpoint, and the calibration beside its weights if there is one.
 
+        That is of groundings as they are: one with options is judged by it only if it is given as `calibration`.
+
         Args:
-            pretrained_model_name_or_path: A Hub id, a folder, or "tiny", the embedded checkpoint, which comes with a
-                CLIP of its own.
+            pretrained_model_name_or_path: A Hub id, a folder, or "tiny", the embedded checkpoint.
             clip: See the class, as for `detector`.
             detector: See there.
             device: Where to run; None: CUDA or Apple's GPU if there is one, else the CPU.
@@ -120,10 +130,12 @@ class SamTextSegmenter:
         """
         loading = {name: options.pop(name) for name in LOADING if name in options}
         predictor = SamPredictor.from_pretrained(pretrained_model_name_or_path, device, dtype, **loading)
-        if clip is None and pretrained_model_name_or_path == EMBEDDED_NAME:
-            clip = EMBEDDED_NAME
         if options.get("calibration") is None:
-            options["calibration"] = find_calibration(pretrained_model_name_or_path, **loading)
+            found = find_calibration(pretrained_model_name_or_path, **loading)
+            curves = {} if found is None else found.curves
+            options["calibration"] = Calibration(
+                {name: curve for name, curve in curves.items() if not options.get(name.split("/")[0])}
+            )
         return cls(predictor, clip, detector, **options)
 
     # --- asking --------------------------------------------------------------------------------------------------
@@ -143,7 +155,8 @@ class SamTextSegmenter:
         """Finds what phrases name in a picture.
 
         Geometry, if given, speaks of the one thing that each phrase is about: to "learned" it goes into the same
-        decode, elsewhere it restricts what is found and joins SAM's prompts.
+        decode, elsewhere it restricts what is found and joins SAM's prompts. A foreground point, a box or a mask is
+        always answered by one instance, never by "absent"; background points alone say what is not meant.
 
         Args:
             image: A path, a PIL image, an array or tensor (H,W,3) or (3,H,W); see `SamPredictor.encode`.
@@ -155,31 +168,31 @@ class SamTextSegmenter:
             mask_input: (1,4h,4w) logits of an earlier answer, or (H,W) booleans.
             grounding: "auto" or one way, see the module; or a grounding of your own.
             instances: "one", the best; "all"; or "auto": all for a plural ("cups", "two dogs"), else one; see
-                `plurals`.
+                `plurals`. Where something is pointed at it is one.
 
         Returns:
             An answer, or for a sequence of phrases a list of them.
 
         Raises:
-            ValueError: If a phrase is blank, there is none, an option is unknown, or the way that was asked for lacks
-                what it needs; the message says what to do.
+            ValueError: If a phrase is blank, there is none, the geometry is wrong, an option is unknown, or the way
+                that was asked for lacks what it needs; the message says what to do.
             TypeError: If something is of the wrong type.
         """
         if instances not in AMOUNTS:
             raise ValueError(f"instances: expected one of {', '.join(AMOUNTS)}; got {instances!r}")
-        phrases = _read_phrases(text, "text", at_least_one=True)
-        negatives = _read_phrases(negative_text, "negative_text", at_least_one=False)
+        phrases = _clean(text, "text")
+        if not phrases:
+            raise ValueError("text: expected at least one phrase, got none")
+        negatives = _clean(negative_text, "negative_text")
         if labels is not None and points is None:
             raise ValueError("labels: given without points")
-        answer = self._way(grounding)
         readings = [self._read(phrase) for phrase in phrases]
-        wanted = [instances == "all" or (instances == "auto" and reading.several) for reading in readings]
-        if isinstance(image, (str, os.PathLike)):
-            image = open_image(image, "image")
+        image, pixels = _read_image(image)
+        answer = self._way(grounding)
         request = Request(
             predictor=self.predictor,
             embedding=self.predictor.encode(image),
-            pixels=_as_bytes(load_image_tensor(image, where="image")),
+            pixels=pixels,
             phrases=tuple(reading.phrase for reading in readings),
             negatives=negatives,
             points=points,
@@ -187,15 +200,44 @@ class SamTextSegmenter:
             box=box,
             mask_input=mask_input,
             max_proposals=self.max_proposals,
-            # A place is chosen among all of them.
-            several=tuple(several or bool(reading.places) for several, reading in zip(wanted, readings, strict=True)),
         )
-        size = request.embedding.original_size
+        if request.has_geometry:
+            self.predictor.check(request.embedding, points, labels, box, mask_input)
+        wanted = [
+            not request.names_one and (instances == "all" or (instances == "auto" and reading.several))
+            for reading in readings
+        ]
+        # A place is chosen among all of them.
+        several = (several or bool(reading.places) for several, reading in zip(wanted, readings, strict=True))
+        request = request._replace(several=tuple(several))
         answers = [
-            self._conclude(phrase, reading, several, *found, size=size)
+            self._conclude(phrase, reading, several, *found, request=request)
             for phrase, reading, several, found in zip(phrases, readings, wanted, answer(request), strict=True)
         ]
         return answers[0] if isinstance(text, str) else answers
+
+    def choose_mask(
+        self, image: Any, prediction: Prediction, text: str, negative_text: str | Sequence[str] = ()
+    ) -> int:
+        """Which of the three masks of a click a phrase means, part or whole; by CLIP, on any checkpoint.
+
+        Args:
+            image: The picture, see `segment`.
+            prediction: Of `SamPredictor.predict` or `decode`, three masks or logits.
+            text: The phrase, such as "wheel" or "car".
+            negative_text: See `segment`.
+
+        Returns:
+            Index into the masks.
+
+        Raises:
+            ValueError: If the phrase is blank, the answer is of several prompts, or there is no CLIP.
+            TypeError: If something is of the wrong type.
+        """
+        (phrase,) = clean_phrases([text], "text")
+        _, pixels = _read_image(image)
+        negatives = _clean(negative_text, "negative_text")
+        return choose_mask(self._load_clip(), pixels, prediction, phrase, negatives)
 
     def _read(self, phrase: str) -> Reading:
         if self.position_words:
@@ -204,21 +246,24 @@ class SamTextSegmenter:
         return Reading(amount.phrase, (), amount.several, amount.limit)
 
     def _conclude(
-        self, phrase: str, reading: Reading, several: bool, grounding: Grounding, found: Found, size: tuple[int, int]
+        self, phrase: str, reading: Reading, several: bool, grounding: Grounding, found: Found, request: Request
     ) -> TextAnswer:
         """One phrase's answer from what its grounding found."""
         ordered = sorted((one for one in found.instances if one.mask.any()), key=lambda one: -one.score)
-        chosen = choose(ordered, reading, size, several)
+        chosen = choose(ordered, reading, request.embedding.original_size, several)
         name, evidence = calibration_name(grounding), float(found.evidence) if ordered else -float("inf")
-        absent = self.calibration.is_absent(name, evidence)
+        # Evidence beside geometry or rivals is another quantity than what curves are fitted to.
+        calibrated = name in self.calibration and not (request.has_geometry or request.negatives)
+        curve = self.calibration.curve(name) if calibrated else DEFAULT
+        absent = not ordered or (not request.names_one and curve.is_absent(evidence))
         return TextAnswer(
             phrase=phrase,
             instances=[] if absent else chosen,
-            presence=self.calibration.presence(name, evidence),
+            presence=curve.presence(evidence),
             absent=absent,
             grounding=grounding.name,
             heat_map=found.heat_map,
-            calibrated=name in self.calibration,
+            calibrated=calibrated,
             refused=chosen if absent else [],
             evidence=evidence,
         )
@@ -240,12 +285,13 @@ class SamTextSegmenter:
         if name == "learned" and not self.has_text_branch:
             raise ValueError(
                 'grounding: "learned" needs a checkpoint with a text branch, such as the embedded "tiny"; for this '
-                f'one give {HOW_TO_GIVE_A_CLIP} and use grounding="auto"'
+                f'one give {A_CLIP} and use grounding="auto"'
             )
-        with self._lock:
-            if name not in self._made:
-                self._made[name] = self._make(name)
-            return self._made[name]
+        if name not in self._made:
+            with self._locks[name]:
+                if name not in self._made:
+                    self._made[name] = self._make(name)
+        return self._made[name]
 
     @property
     def has_text_branch(self) -> bool:
@@ -254,18 +300,19 @@ class SamTextSegmenter:
 
     @property
     def automatic(self) -> str:
-        """The way that "auto" takes.
+        """The way that "auto" takes; loads the CLIP if it comes to that.
 
         Raises:
             ValueError: If there is none; the message says how to give a CLIP.
+            ImportError, OSError: If the CLIP cannot be loaded.
         """
         if self.has_text_branch:
             return "learned"
         if self._detector is not None:
             return "detector"
         if self._clip is None:
-            raise ValueError(f"text: this checkpoint has no text branch; give {HOW_TO_GIVE_A_CLIP}, or a detector")
-        return "dense"
+            raise ValueError(f"text: this checkpoint has no text branch; give {A_CLIP}, or {A_DETECTOR}")
+        return "dense" if self._load_clip().has_dense_features else "proposals"
 
     def _way(self, grounding: str | Grounding) -> Callable[[Request], list[tuple[Grounding, Found]]]:
         """What answers a request by (grounding, found) per phrase; loads what it needs."""
@@ -294,36 +341,22 @@ class SamTextSegmenter:
         return answers
 
     def _make(self, name: str) -> Grounding:
-        if name == "detector":
-            return self._make_detector()
-        clip = self._load_clip(name)
-        if name == "dense":
-            from sam_hf.inference.text.dense import DenseGrounding
-
-            return DenseGrounding(clip, **self._options[name])
-        from sam_hf.inference.text.proposals import ProposalGrounding
-
-        return ProposalGrounding(clip, **self._options[name])
-
-    def _make_detector(self) -> Grounding:
+        if name != "detector":
+            return self._makers[name](self._load_clip())
         if self._detector is None:
-            raise ValueError(
-                'grounding: "detector" needs a detector, such as detector="google/owlv2-base-patch16-ensemble"'
-            )
+            raise ValueError(f'grounding: "detector" needs {A_DETECTOR}')
         if isinstance(self._detector, DetectorGrounding):
             return self._detector
         if isinstance(self._detector, (str, os.PathLike)):
             return DetectorGrounding.from_pretrained(self._detector, device=self.predictor.device)
         return DetectorGrounding(self._detector)
 
-    def _load_clip(self, name: str) -> "ClipEncoder":
-        if self._clip is None:
-            raise ValueError(f'grounding: "{name}" needs a CLIP; give {HOW_TO_GIVE_A_CLIP}')
-        if isinstance(self._clip, (str, os.PathLike)):
-            from sam_hf.inference.text.clip_encoder import ClipEncoder
+    def _load_clip(self) -> "ClipEncoder":
+        from sam_hf.inference.text.clip_encoder import encoder_for  # with open_clip
 
-            self._clip = ClipEncoder.from_pretrained(self._clip, device=self.predictor.device)
-        return self._clip
+        with self._locks["clip"]:
+            self._clip = encoder_for(self.predictor, self._clip)
+            return self._clip
 
 
 def calibration_name(grounding: Grounding) -> str:
@@ -351,31 +384,12 @@ def find_calibration(pretrained_model_name_or_path: Any, **loading: Any) -> Cali
     return None if file is None else Calibration.load(file)
 
 
-def _read_phrases(phrases: Any, name: str, at_least_one: bool) -> tuple[str, ...]:
-    """Phrases as a tuple, control characters as spaces.
-
-    Raises:
-        ValueError, TypeError: Naming the argument.
-    """
-    if isinstance(phrases, str):
-        phrases = [phrases]
-    if not isinstance(phrases, Sequence) or isinstance(phrases, (bytes, Mapping)):
-        raise TypeError(f"{name}: expected a string or a list of strings, got {type(phrases).__name__}")
-    if not phrases:
-        if at_least_one:
-            raise ValueError(f"{name}: expected at least one phrase, got none")
-        return ()
-    read = []
-    for index, phrase in enumerate(phrases):
-        if not isinstance(phrase, str):
-            raise TypeError(f"{name}[{index}]: expected a string, got {type(phrase).__name__}")
-        try:
-            read.append(read_texts([[phrase]], 1)[0][0])
-        except ValueError as error:
-            raise ValueError(str(error).replace("text[0][0]", f"{name}[{index}]")) from None
-    return tuple(read)
+def _clean(phrases: str | Sequence[str], name: str) -> tuple[str, ...]:
+    return clean_phrases([phrases] if isinstance(phrases, str) else phrases, name)
 
 
-def _as_bytes(pixels: torch.Tensor) -> torch.Tensor:
-    """(3,H,W) on the scale to 255 as uint8."""
-    return pixels if pixels.dtype == torch.uint8 else pixels.round().clamp(0, 255).to(torch.uint8)
+def _read_image(image: Any) -> tuple[Any, torch.Tensor]:
+    """A picture, opened if it is a file, and its pixels (3,H,W) uint8."""
+    if isinstance(image, (str, os.PathLike)):
+        image = open_image(image, "image")
+    return image, as_bytes(load_image_tensor(image, where="image"))

@@ -1,4 +1,4 @@
-"""Sentences that phrases are put into before CLIP reads them, and words for what is not an object.
+"""Phrases as people give them, sentences that they are put into for CLIP, and words for what is no object.
 
 CLIP was trained on captions, so a phrase in a sentence lies nearer to pictures than the bare words; the mean over
 several sentences forgets what each of them adds.
@@ -8,6 +8,10 @@ Source: Radford et al. 2021 (arXiv 2103.00020) for the mean over sentences; the 
 """
 
 import re
+from collections.abc import Sequence
+from typing import Any
+
+from sam_hf.model.text_prompts import read_texts
 
 PLAIN: tuple[str, ...] = ("{}",)
 """The phrase alone: what the text branch of a checkpoint sees (Segment Anything, App. D.5 names no sentence)."""
@@ -82,3 +86,26 @@ def fill(template: str, phrase: str) -> str:
     if _ARTICLE_BEFORE.search(template):
         phrase = _LEADING_ARTICLE.sub("", phrase)
     return template.replace("{}", phrase)
+
+
+def clean_phrases(phrases: Any, name: str) -> tuple[str, ...]:
+    """Phrases as the text branch of a checkpoint reads them: stripped, control characters as spaces.
+
+    Args:
+        phrases: What the caller gave; may be empty.
+        name: The argument, for messages.
+
+    Raises:
+        TypeError: If it is no list of strings.
+        ValueError: If one is blank, or no Unicode text.
+    """
+    if isinstance(phrases, (str, bytes)) or not isinstance(phrases, Sequence):
+        raise TypeError(f"{name}: expected a list of strings, got {phrases!r:.60} ({type(phrases).__name__})")
+    for index, phrase in enumerate(phrases):
+        if not isinstance(phrase, str):
+            raise TypeError(f"{name}[{index}]: expected a string, got {type(phrase).__name__}")
+    try:
+        return tuple(read_texts([list(phrases)], 1)[0]) if phrases else ()
+    except ValueError as error:  # said about a batch of images, for which None means no text
+        message = str(error).removesuffix("; pass None for no text")
+        raise ValueError(message.replace("text[0]", name, 1)) from None

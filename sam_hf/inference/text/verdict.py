@@ -3,7 +3,8 @@
 Evidence is on each grounding's own scale. A logistic curve, fitted to phrases that are and phrases that are not in
 their pictures, makes a probability of it; a threshold, chosen so that a wanted share of the present ones is kept, the
 verdict. Curves depend on the grounding and on the CLIP behind it, so they are kept by name, in a JSON file beside a
-checkpoint's weights. What no curve was fitted for is judged by a default that refuses little, and answers say so.
+checkpoint's weights; they are of phrases alone. What no curve was fitted for is judged by a default that refuses
+little, and answers say so.
 
 Source: Platt's scaling; as many present as absent ones are assumed, whatever was counted.
 """
@@ -43,7 +44,13 @@ class Curve:
     count: int = 0
 
     def presence(self, evidence: float) -> float:
-        """Probability in [0,1] that the phrase is present."""
+        """Probability in [0,1] that the phrase is present.
+
+        Raises:
+            ValueError: If the evidence is not a number.
+        """
+        if math.isnan(evidence):
+            raise ValueError("evidence: expected a number, got NaN")
         if evidence == -math.inf:  # nothing was found
             return 0.0
         return _sigmoid(self.slope * evidence + self.offset)
@@ -74,14 +81,6 @@ class Calibration:
     def curve(self, name: str) -> Curve:
         """The curve of that name, else the default."""
         return self.curves.get(name, DEFAULT)
-
-    def presence(self, name: str, evidence: float) -> float:
-        """Probability in [0,1] that a phrase with this evidence is present; see `Curve`."""
-        return self.curve(name).presence(_number(evidence))
-
-    def is_absent(self, name: str, evidence: float) -> bool:
-        """Whether a phrase with this evidence is taken for absent."""
-        return self.curve(name).is_absent(_number(evidence))
 
     def fit(self, name: str, present: Sequence[float], absent: Sequence[float], keep: float = 0.8) -> Curve:
         """Fits and remembers the curve of one grounding.
@@ -184,12 +183,6 @@ def _evidence(values: Sequence[float], name: str) -> np.ndarray:
     if len(values) == 0 or np.isnan(values).any() or (values == np.inf).any():
         raise ValueError(f"{name}: expected evidence of at least one phrase, numbers or -inf, got {values[:5]}")
     return values
-
-
-def _number(evidence: float) -> float:
-    if math.isnan(evidence):
-        raise ValueError("evidence: expected a number, got NaN")
-    return float(evidence)
 
 
 def _sigmoid(value: float) -> float:

@@ -23,6 +23,7 @@ class ColourClip:
     """`ClipEncoder`'s calls; a vector is the mean chroma, and a constant for what has none."""
 
     image_size, logit_scale, width, revision, name = 32, 20.0, 4, "colours", "colours"
+    templates, dense_scale, has_dense_features = ("{}",), 20.0, True
 
     def __init__(self):
         self.calls = {"texts": 0, "pictures": 0, "dense": 0}

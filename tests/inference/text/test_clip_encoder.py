@@ -121,6 +121,15 @@ def test_empty_text_is_refused_by_its_place(encoder, text):
         encoder.texts(["mug", text])
 
 
+def test_sentences_and_scale_are_what_the_clip_was_trained_with(encoder):
+    assert (encoder.templates, encoder.dense_scale) == (PLAIN, encoder.logit_scale) and encoder.has_dense_features
+    clip = small_clip(text_cfg=SIZES["text_cfg"] | {"vocab_size": 49408})
+    of_captions = ClipEncoder(clip, open_clip.SimpleTokenizer(context_length=10), MEAN, STD)
+    assert (of_captions.templates, of_captions.dense_scale) == (PHOTO, 40.0)
+    clip.visual.attn_pool = torch.nn.Identity()
+    assert not of_captions.has_dense_features
+
+
 def test_what_is_no_text_is_refused(encoder):
     with pytest.raises(ValueError, match="lone surrogate"):
         encoder.texts(["mug \ud800"])

@@ -15,7 +15,7 @@ def scene(draw):
     return draw(DISCS)
 
 
-@pytest.mark.parametrize("options", [{}, {"scoring": "difference"}, {"views": ()}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"views": ()}], ids=str)
 def test_phrases_find_their_objects(colour_clip, ask, scene, options):
     image, (first, blue, second) = scene
     found = DenseGrounding(colour_clip, **options)(ask(image, ["red disc", "a blue thing"]))
@@ -30,6 +30,13 @@ def test_phrases_find_their_objects(colour_clip, ask, scene, options):
         x, y = one.point
         assert one.mask[int(y), int(x)]
         assert one.low_res_logits.shape == (128, 128) and one.low_res_logits.dtype == np.float32
+
+
+def test_cells_have_a_scale_of_their_own(colour_clip, ask, scene):
+    request = ask(scene[0], ["blue"])
+    heat = [DenseGrounding(colour_clip, scale=scale)(request)[0].heat_map for scale in (None, 20.0, 2.0)]
+    np.testing.assert_array_equal(heat[0], heat[1])
+    assert heat[2].max() < heat[0].max()
 
 
 def test_absent_phrases_have_less_evidence(colour_clip, ask, scene):
@@ -132,7 +139,7 @@ def test_the_prompt_is_the_region_in_original_pixels(colour_clip, ask, scene):
     grounding = DenseGrounding(colour_clip, mask_logit=3.0)
     _, region = grounding._regions(heat)
     region = region if region.box[0] == 16 else grounding._regions(heat)[0]
-    prompt = grounding._prompt(request, dense.Placement(request), heat, region)
+    prompt = grounding._prompt(request, dense.Geometry(request), heat, region)
     np.testing.assert_allclose(prompt.box, [20, 10, 50, 30])
     np.testing.assert_allclose(prompt.points, [[25.625, 15.625]])
     assert prompt.labels.tolist() == [1] and prompt.logits.shape == (1, 128, 128)
@@ -142,7 +149,7 @@ def test_the_prompt_is_the_region_in_original_pixels(colour_clip, ask, scene):
 
 @pytest.mark.parametrize(
     "options",
-    [{"scoring": "cosine"}, {"relative": 1.5}, {"absolute": -0.1}, {"max_regions": 0}, {"mask_logit": -1.0}],
+    [{"relative": 1.5}, {"absolute": -0.1}, {"max_regions": 0}, {"mask_logit": -1.0}],
     ids=str,
 )
 def test_options_out_of_range_are_refused_by_name(colour_clip, options):

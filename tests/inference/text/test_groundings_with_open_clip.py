@@ -31,14 +31,13 @@ def predictor(varied_sam):
     return SamPredictor(*varied_sam)
 
 
-@pytest.fixture(params=["dense", "difference", "proposals"])
+@pytest.fixture(params=["dense", "proposals"])
 def grounding(request, clip):
     if request.param == "proposals":
         loose = {"pred_iou_thresh": 0.0, "stability_score_thresh": 0.0, "points_per_side": 3}
         return ProposalGrounding(clip, views=("crop", "circle"), **loose)
-    scoring = "softmax" if request.param == "dense" else "difference"
     # Nothing is sure with random weights.
-    return DenseGrounding(clip, scoring=scoring, absolute=0.0, relative=0.9, min_predicted_iou=0.0)
+    return DenseGrounding(clip, absolute=0.0, relative=0.9, min_predicted_iou=0.0)
 
 
 def ask(predictor, size, seed=0, **more):

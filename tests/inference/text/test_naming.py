@@ -132,6 +132,17 @@ class TestGenerate:
         with pytest.raises(ValueError, match="embedding.*120, 160"):
             generator.generate(scene[0][:50], embedding=embedding)
 
+    def test_a_clip_may_be_named_and_is_loaded_once(self, colour_clip, tiny, scene, monkeypatch):
+        loaded = []
+        load = classmethod(lambda cls, name, device=None: loaded.append(name) or colour_clip)
+        monkeypatch.setattr("sam_hf.inference.text.clip_encoder.ClipEncoder.from_pretrained", load)
+        generator = SamAutomaticMaskGenerator.from_predictor(tiny, points_per_side=2, pred_iou_thresh=0.6)
+        for _ in range(2):
+            named = generator.generate(scene[0], text=["red", "blue"], clip="some/clip")
+        assert loaded == ["some/clip"] and {"label", "label_probability"} <= set(named[0])
+        generator.generate(scene[0], text=["red"])  # the embedded checkpoint comes with one
+        assert loaded == ["some/clip", "tiny"]
+
     def test_wrong_names_cost_nothing(self, varied_sam, scene, colour_clip, monkeypatch):
         generator = SamAutomaticMaskGenerator(*varied_sam, points_per_side=2)
         monkeypatch.setattr(generator, "_encode_whole", None)

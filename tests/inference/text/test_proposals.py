@@ -1,12 +1,14 @@
 """Everything mode's masks ranked by phrases: found once per picture, judged one by one, chosen by geometry."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 
 from sam_hf.inference.text import proposals
 from sam_hf.inference.text.instances import mask_iou
-from sam_hf.inference.text.placement import Placement, contained, distinct
+from sam_hf.inference.text.placement import Extent, Geometry, distinct, shared
 from sam_hf.inference.text.proposals import ProposalGrounding
 
 DISCS = [("red", 40, 40, 22), ("blue", 110, 70, 26), ("red", 60, 95, 15)]
@@ -52,6 +54,22 @@ class TestGrounding:
         grounding(ask(scene[0][::-1].copy(), ["blue"]))
         assert len(generated) == 2
 
+    def test_logits_of_all_instances_come_from_one_decode(self, grounding, ask, scene, tiny, monkeypatch):
+        decoded = []
+        decode = tiny.decode_batch
+        watched = lambda *args, **options: decoded.append(options["points"]) or decode(*args, **options)  # noqa: E731
+        monkeypatch.setattr(tiny, "decode_batch", watched)
+        (reds,) = grounding(ask(scene[0], ["red"]))
+        assert [len(points) for points in decoded] == [len(reds.instances)] == [2]
+
+    def test_other_weights_find_other_masks(self, tiny):
+        predictor = copy.deepcopy(tiny)
+        before = predictor.revision, predictor.decoder_revision
+        assert before == (tiny.revision, tiny.decoder_revision)
+        with torch.no_grad():
+            predictor.model.prompt_encoder.point_embed[1].weight.add_(1.0)
+        assert predictor.revision == before[0] and predictor.decoder_revision != before[1]
+
     def test_proposals_are_bounded(self, colour_clip, ask, scene):
         views = ProposalGrounding(colour_clip, points_per_side=6, views=("crop",))
         views(ask(scene[0], ["red"], max_proposals=2))
@@ -71,7 +89,8 @@ class TestGrounding:
             {"points": torch.tensor([[60.0, 95.0]]), "box": np.array([35, 70, 90, 118])},
         ):
             (found,) = grounding(ask(image, ["red"], **geometry))
-            assert [mask_iou(one.mask, second) > 0.9 for one in found.instances] == [True], geometry
+            # A rough mask may come back as rough as it was.
+            assert [mask_iou(one.mask, second) > 0.5 for one in found.instances] == [True], geometry
 
     def test_what_is_pointed_at_is_answered_even_beside_all_proposals(self, colour_clip, ask, scene):
         nothing = ProposalGrounding(colour_clip, points_per_side=2, pred_iou_thresh=1.0, stability_score_thresh=1.0)
@@ -99,11 +118,11 @@ class TestGrounding:
                 ProposalGrounding(colour_clip, **options)
 
 
-class TestPlacement:
+class TestGeometry:
     @pytest.fixture
     def fits(self, ask, scene):
         """fits(mask, **geometry)."""
-        return lambda mask, **geometry: Placement(ask(scene[0], ["red"], **geometry)).fits(mask)
+        return lambda mask, **geometry: Geometry(ask(scene[0], ["red"], **geometry)).fits(mask)
 
     @pytest.fixture
     def square(self):
@@ -154,9 +173,14 @@ class TestPlacement:
         assert [index for index, _ in kept] == [0, 3]
         assert [index for index, _ in distinct([1, 0, 3], lambda index: masks[index], 0.8, most=1)] == [1]
 
-    def test_containment_is_exact(self):
+    def test_what_two_masks_share(self):
         outer, inner = np.zeros((2, 12, 12), dtype=bool)
         inner[2:6, 2:7] = True  # 20 pixels
         outer[2:6, 2:6] = True  # of which 16
-        assert contained(inner, outer, 0.8) and not contained(inner, outer, 0.81)
-        assert contained(outer, inner, 1.0) and not contained(inner & False, outer, 0.1)
+        inner[9, 9] = True
+        inner, outer, nothing = (Extent.of(mask) for mask in (inner, outer, outer & False))
+        assert (inner.area, inner.box) == (21, (2, 2, 10, 10))
+        assert shared(inner, outer) == shared(outer, inner) == 1.0  # of the smaller one
+        other = Extent.of(np.roll(outer.mask, 3, axis=1))
+        assert shared(other, outer) == 0.25 and shared(other, inner) == 0.5
+        assert shared(nothing, outer) == shared(outer, nothing) == 0.0

@@ -1,6 +1,8 @@
 """`SamTextSegmenter`: what it asks groundings, what it makes of their answers, and what it refuses."""
 
+import threading
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 from PIL import Image
 
 from sam_hf import SamPredictor, SamTextSegmenter, TextAnswer
+from sam_hf.inference.predictor import Prediction
 from sam_hf.inference.text import segmenter as segmenter_module
 from sam_hf.inference.text.instances import Found, make_instance
 from sam_hf.inference.text.segmenter import calibration_name
@@ -145,6 +148,54 @@ def test_absent_phrases_show_what_was_refused(plain, image):
     assert not answer.absent and answer.refused == [] and _boxes(answer) == [CUPS[1]]
 
 
+def _refusing(name="rectangles"):
+    calibration = Calibration()
+    calibration.fit(name, [1.0, 2.0, 3.0], [-1.0, 0.0], keep=1.0)
+    return calibration
+
+
+@pytest.mark.parametrize(
+    ("geometry", "answered"),
+    [
+        ({"points": [[5, 6]]}, True),
+        ({"points": [[5, 6], [30, 30]], "labels": [1, 0]}, True),
+        ({"box": [1, 2, 30, 30]}, True),
+        ({"mask_input": np.ones((40, 60), dtype=bool)}, True),
+        ({"points": [[5, 6]], "labels": [0]}, False),
+    ],
+)
+def test_what_is_pointed_at_is_one_and_never_absent(plain, image, geometry, answered):
+    way = Rectangles({"cup": CUPS}, evidence=-3.0)  # even the defaults refuse it
+    segmenter = SamTextSegmenter(plain, calibration=_refusing())
+    answer = segmenter.segment(image, "cups", grounding=way, instances="all", **geometry)
+    assert answer.absent != answered and not answer.calibrated
+    assert len(answer.instances) == answered and len(answer.refused) == (0 if answered else 2)
+    assert answer.presence == pytest.approx(1 / (1 + np.exp(3.0)))
+    nothing = segmenter.segment(image, "dog", grounding=way, **geometry)
+    assert nothing.absent and nothing.presence == 0.0
+
+
+def test_negative_phrases_make_other_evidence_than_was_calibrated(plain, image):
+    way = Rectangles({"cup": CUPS}, evidence=0.5)
+    segmenter = SamTextSegmenter(plain, calibration=_refusing())
+    assert segmenter.segment(image, "cup", grounding=way).absent
+    answer = segmenter.segment(image, "cup", "mug", grounding=way)
+    assert not answer.absent and not answer.calibrated
+
+
+def test_a_found_calibration_is_for_groundings_without_options(text_checkpoint, tmp_path):
+    import shutil
+
+    folder = shutil.copytree(text_checkpoint, tmp_path / "checkpoint")
+    both = _refusing("learned")
+    both.fit("dense/tiny", [1.0, 2.0], [0.0])
+    both.save(folder)
+    segmenter = SamTextSegmenter.from_pretrained(folder, device="cpu", dense={"attention": "plain"})
+    assert set(segmenter.calibration.curves) == {"learned"}
+    segmenter = SamTextSegmenter.from_pretrained(folder, calibration=both, device="cpu", dense={"attention": "plain"})
+    assert set(segmenter.calibration.curves) == {"learned", "dense/tiny"}
+
+
 def test_a_calibration_is_found_beside_the_weights(text_checkpoint, plain_checkpoint, tmp_path):
     import shutil
 
@@ -174,16 +225,18 @@ def _with_ways(segmenter, **ways):
 
 
 def test_auto_takes_the_branch_then_the_detector_then_clip(plain, reading, image):
-    clip, detector = object(), Rectangles({})
+    clip, detector = SimpleNamespace(has_dense_features=True), Rectangles({})
     assert SamTextSegmenter(reading, clip, detector).automatic == "learned"
     assert SamTextSegmenter(plain, clip, detector).automatic == "detector"
     assert SamTextSegmenter(plain, clip).automatic == "dense"
+    assert SamTextSegmenter(plain, SimpleNamespace(has_dense_features=False)).automatic == "proposals"
     assert SamTextSegmenter(reading, clip, detector).segment(image, "cup").grounding == "learned"
 
 
 def test_proposals_look_for_what_dense_has_not_found(plain, image):
     dense, proposals = Rectangles({"cup": CUPS}, name="dense"), Rectangles({"dog": CUPS[:1]}, name="proposals")
-    segmenter = _with_ways(SamTextSegmenter(plain, clip=object()), dense=dense, proposals=proposals)
+    clip = SimpleNamespace(has_dense_features=True)
+    segmenter = _with_ways(SamTextSegmenter(plain, clip), dense=dense, proposals=proposals)
     answers = segmenter.segment(image, ["cup", "dogs", "bird"])
     assert [answer.grounding for answer in answers] == ["dense", "proposals", "proposals"]
     assert [len(answer.instances) for answer in answers] == [1, 1, 0]
@@ -207,14 +260,48 @@ def test_clips_and_detectors_are_loaded_when_needed_and_once(plain, image, monke
     assert made == ["some/detector"]
 
 
+def test_a_way_that_is_being_loaded_keeps_nobody_from_another(plain, image, monkeypatch):
+    started, go_on = threading.Event(), threading.Event()
+
+    def load(cls, name, device=None):
+        started.set()
+        assert go_on.wait(20)
+        return Rectangles({"cup": CUPS}, name="detector")
+
+    monkeypatch.setattr(segmenter_module.DetectorGrounding, "from_pretrained", classmethod(load))
+    segmenter = _with_ways(SamTextSegmenter(plain, detector="some/detector"), dense=Rectangles({"cup": CUPS}))
+    slow = threading.Thread(target=segmenter.grounding, args=("detector",))
+    slow.start()
+    assert started.wait(20)
+    assert len(segmenter.segment(image, "cup", grounding="dense").instances) == 1
+    assert slow.is_alive()
+    go_on.set()
+    slow.join()
+
+
+def test_a_phrase_chooses_among_the_three_masks_of_a_click(plain, colour_clip, draw):
+    picture, (whole, hub) = draw([("red", 80, 60, 40), ("blue", 80, 60, 14)])
+    three = Prediction(np.stack([hub, whole, whole | True]), np.full(3, 0.9, np.float32), np.zeros((3, 8, 8)))
+    segmenter = SamTextSegmenter(plain, colour_clip)
+    assert segmenter.choose_mask(picture, three, "blue hub") == 0
+    assert segmenter.choose_mask(picture, three, "red wheel") == 1
+    assert segmenter.choose_mask(picture, three, "red blue", "blue") == 1
+    with pytest.raises(ValueError, match=r"text\[0\]"):
+        segmenter.choose_mask(picture, three, "  ")
+    with pytest.raises(TypeError, match=r"text\[0\]"):
+        segmenter.choose_mask(picture, three, None)
+    with pytest.raises(ValueError, match="expected a CLIP"):
+        SamTextSegmenter(plain).choose_mask(picture, three, "hub")
+
+
 def test_without_a_way_the_message_says_how_to_give_one(plain, image):
     segmenter = SamTextSegmenter(plain)
-    with pytest.raises(ValueError, match=r'no text branch; give clip="ViT-B-16'):
+    with pytest.raises(ValueError, match=r'no text branch; give a CLIP, such as "ViT-B-16'):
         segmenter.segment(image, "cup")
-    with pytest.raises(ValueError, match=r"needs a checkpoint with a text branch.*clip="):
+    with pytest.raises(ValueError, match=r"needs a checkpoint with a text branch.*give a CLIP"):
         segmenter.segment(image, "cup", grounding="learned")
     for name in ("dense", "proposals"):
-        with pytest.raises(ValueError, match=rf'"{name}" needs a CLIP; give clip='):
+        with pytest.raises(ValueError, match="clip: expected a CLIP, such as"):
             segmenter.segment(image, "cup", grounding=name)
     with pytest.raises(ValueError, match='"detector" needs a detector'):
         segmenter.segment(image, "cup", grounding="detector")
@@ -230,13 +317,20 @@ def test_without_a_way_the_message_says_how_to_give_one(plain, image):
         ({"text": "  "}, ValueError, r"text\[0\]: expected a phrase"),
         ({"text": ["cup", "\x00"]}, ValueError, r"text\[1\]: expected a phrase"),
         ({"text": "\ud800"}, ValueError, r"text\[0\]: expected Unicode"),
-        ({"text": 3}, TypeError, "text: expected a string or a list"),
-        ({"text": b"cup"}, TypeError, "text: expected a string or a list"),
+        ({"text": 3}, TypeError, "text: expected a list of strings"),
+        ({"text": b"cup"}, TypeError, "text: expected a list of strings"),
         ({"text": ["cup", None]}, TypeError, r"text\[1\]: expected a string"),
         ({"text": "the left"}, ValueError, "says where, but not what"),
         ({"negative_text": [""]}, ValueError, r"negative_text\[0\]: expected a phrase"),
         ({"negative_text": [1]}, TypeError, r"negative_text\[0\]: expected a string"),
         ({"labels": [1]}, ValueError, "labels: given without points"),
+        ({"points": [[1, 1], [2, 2]], "labels": [1]}, ValueError, "labels.*expected 2 labels"),
+        ({"points": [[1, 1]], "labels": [5]}, ValueError, "labels.*expected labels 1"),
+        ({"points": [[1, float("nan")]]}, ValueError, "points.*finite"),
+        ({"points": [[1, 2, 3]]}, ValueError, "points.*expected 2 coordinates"),
+        ({"box": [1, 2, 3]}, ValueError, "boxes.*expected 4 coordinates"),
+        ({"box": [30, 2, 3, 9]}, ValueError, "boxes.*x1 <= x2"),
+        ({"mask_input": np.ones((3, 3), dtype=bool)}, ValueError, "mask_input.*expected the size"),
         ({"instances": "two"}, ValueError, "instances: expected one of auto, one, all"),
         ({"grounding": "magic"}, ValueError, "grounding: expected 'auto' or one of learned"),
         ({"grounding": 3}, TypeError, "grounding: expected a string or a Grounding"),
@@ -251,10 +345,20 @@ def test_wrong_arguments_are_named(plain, image, given, error, message):
 
 @pytest.mark.parametrize(
     ("given", "error"),
-    [({"predictor": None}, TypeError), ({"max_proposals": 0}, ValueError), ({"calibration": "nowhere"}, OSError)],
+    [
+        ({"predictor": None}, TypeError),
+        ({"max_proposals": 0}, ValueError),
+        ({"calibration": "nowhere"}, OSError),
+        ({"dense": {"smothing": 1}}, TypeError),
+        ({"dense": {"relative": 3}}, ValueError),
+        ({"proposals": {"points_per_site": 3}}, TypeError),
+        ({"learned": {"place": 1}}, TypeError),
+    ],
 )
 def test_wrong_settings(plain, given, error):
-    with pytest.raises(error, match=next(iter(given)) if error is not OSError else "nowhere"):
+    ((name, value),) = given.items()
+    words = {"calibration": "nowhere", "proposals": "points_per_side"}.get(name)  # what was meant
+    with pytest.raises(error, match=words or (next(iter(value)) if isinstance(value, dict) else name)):
         SamTextSegmenter(**({"predictor": plain} | given))
 
 

@@ -1,5 +1,9 @@
 """Boxes of a detector to masks."""
 
+import functools
+import threading
+import time
+
 import numpy as np
 import pytest
 
@@ -80,7 +84,38 @@ def test_geometry_restricts(tiny, scene):
     for geometry in given:
         (one,) = segmenter.segment(image, "squares", grounding="detector", **geometry).instances
         assert mask_iou(one.mask, _solid(boxes["blue"])) > 0.7, geometry
-    assert segmenter.segment(image, "square", grounding="detector", points=[[250, 5]]).absent
+    # A click beside all detections is answered all the same, and the figures say that nothing was detected there.
+    answer = segmenter.segment(image, "square", grounding="detector", points=[[250, 5]])
+    assert not answer.absent and answer.presence == 0.0
+    (one,) = answer.instances
+    assert one.text_probability is None and one.point == (250.0, 5.0)
+    # Background points alone say which not.
+    said.append(("square", 0.5, (28, 42, 101, 109)))
+    answer = segmenter.segment(image, "squares", grounding="detector", points=[[5, 250]], labels=[0])
+    assert [one.text_probability for one in answer.instances] == [0.9, 0.3]
+
+
+def test_threads_take_turns_at_the_detector(tiny, scene):
+    image, boxes = scene
+    inside, most = [], []
+
+    class Slow(Detector):
+        def __call__(self, *given, **options):
+            inside.append(1)
+            most.append(len(inside))
+            time.sleep(0.05)
+            inside.pop()
+            return super().__call__(*given, **options)
+
+    segmenter = SamTextSegmenter(tiny, detector=Slow([("square", 0.9, boxes["red"])]))
+    segmenter.predictor.encode(image)
+    ask = functools.partial(segmenter.segment, image, "square", grounding="detector")
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1, 1, 1]
 
 
 def test_boxes_beyond_the_picture_and_empty_ones(tiny, scene):

@@ -103,6 +103,22 @@ def test_geometry_and_phrase_in_one_decode(segmenter, mixed):
     assert _which(segmenter.segment(image, "circles", points=[[60, 70]]), masks) == [0]
 
 
+def test_background_points_alone_say_which_not(segmenter, mixed):
+    image, masks = mixed
+    away = {"points": [[60, 70]], "labels": [0]}
+    assert _which(segmenter.segment(image, "circle", **away), masks) == [2]
+    assert sorted(_which(segmenter.segment(image, "shapes", **away), masks)) == [1, 2]
+
+
+def test_what_is_pointed_at_stays_whatever_the_negatives_say(segmenter, mixed):
+    image, masks = mixed
+    here = {"points": [[60, 70]]}
+    alone = segmenter.segment(image, "blue square", **here)
+    against = segmenter.segment(image, "blue square", "red circle", **here)
+    assert _which(alone, masks) == _which(against, masks) == [0]
+    assert against.evidence < alone.evidence
+
+
 def test_phrase_and_geometry_go_into_the_same_decode(segmenter, mixed, monkeypatch):
     asked = []
     decode = segmenter.predictor.decode_batch

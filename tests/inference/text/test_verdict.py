@@ -18,10 +18,10 @@ def samples():
 def test_more_evidence_is_never_less_probable(samples):
     calibration = Calibration()
     calibration.fit("dense/x", *samples)
-    line = [calibration.presence("dense/x", evidence) for evidence in np.linspace(-60, 60, 241)]
+    line = [calibration.curve("dense/x").presence(evidence) for evidence in np.linspace(-60, 60, 241)]
     assert line == sorted(line) and 0 <= line[0] < 0.01 and 0.99 < line[-1] <= 1
     # As many present as absent are assumed: the middle of the two is a toss-up.
-    assert calibration.presence("dense/x", 0.5) == pytest.approx(0.5, abs=0.05)
+    assert calibration.curve("dense/x").presence(0.5) == pytest.approx(0.5, abs=0.05)
 
 
 def test_probabilities_mean_what_they_say(samples):
@@ -29,7 +29,7 @@ def test_probabilities_mean_what_they_say(samples):
     calibration = Calibration()
     calibration.fit("a", present, absent)
     values = np.concatenate([present, absent])
-    chances = np.array([calibration.presence("a", value) for value in values])
+    chances = np.array([calibration.curve("a").presence(value) for value in values])
     weights = np.repeat([1 / len(present), 1 / len(absent)], [len(present), len(absent)])
     truth = np.repeat([1.0, 0.0], [len(present), len(absent)])
     for low, high in ((0.0, 0.3), (0.3, 0.7), (0.7, 1.0)):
@@ -45,10 +45,10 @@ def test_the_threshold_keeps_the_share_asked_for_and_no_more(samples, keep, coun
     present, absent = samples[0][:count], samples[1]
     calibration = Calibration()
     curve = calibration.fit("a", present, absent, keep=keep)
-    kept = np.array([not calibration.is_absent("a", value) for value in present])
+    kept = np.array([not calibration.curve("a").is_absent(value) for value in present])
     assert keep <= kept.mean() < keep + 1 / count + 1e-9
     assert curve.kept == kept.mean()
-    assert curve.refused == np.mean([calibration.is_absent("a", value) for value in absent])
+    assert curve.refused == np.mean([calibration.curve("a").is_absent(value) for value in absent])
 
 
 def test_nothing_found_is_absent(samples):
@@ -56,17 +56,17 @@ def test_nothing_found_is_absent(samples):
     curve = calibration.fit("a", [-math.inf] * 5 + [1.0, 2.0], [-math.inf, -3.0, 0.5])
     assert curve.threshold == 1.0 and curve.kept == pytest.approx(2 / 7) and curve.refused == 1.0
     for name in ("a", "unknown"):
-        assert calibration.presence(name, -math.inf) == 0.0 and calibration.is_absent(name, -math.inf)
+        assert calibration.curve(name).presence(-math.inf) == 0.0 and calibration.curve(name).is_absent(-math.inf)
 
 
 def test_classes_that_do_not_overlap_and_evidence_that_says_nothing():
     calibration = Calibration()
     apart = calibration.fit("apart", [5.0, 6.0, 7.0], [-5.0, -6.0])
-    assert math.isfinite(apart.slope) and calibration.presence("apart", 6.0) > 0.7
+    assert math.isfinite(apart.slope) and calibration.curve("apart").presence(6.0) > 0.7
     reversed_evidence = calibration.fit("reversed", [-1.0, -2.0], [1.0, 2.0])
-    assert reversed_evidence.slope == 0 and calibration.presence("reversed", 100.0) == 0.5
+    assert reversed_evidence.slope == 0 and calibration.curve("reversed").presence(100.0) == 0.5
     alike = calibration.fit("alike", [1.0, 1.0], [1.0, 1.0])
-    assert math.isfinite(alike.slope) and not calibration.is_absent("alike", 1.0)
+    assert math.isfinite(alike.slope) and not calibration.curve("alike").is_absent(1.0)
 
 
 def test_round_trip(samples, tmp_path):
@@ -115,4 +115,4 @@ def test_what_cannot_be_fitted(present, absent, keep, named):
 
 def test_nan_is_no_evidence():
     with pytest.raises(ValueError, match="evidence"):
-        Calibration().presence("a", math.nan)
+        Calibration().curve("a").presence(math.nan)
