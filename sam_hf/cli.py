@@ -165,6 +165,14 @@ def segment(
     for_each(paths, names, work, problems)
 
 
+# Options of `everything` that are the generator's own, under its names.
+EVERYTHING = (
+    *("points_per_side", "points_per_batch", "pred_iou_thresh", "stability_score_thresh", "stability_score_offset"),
+    *("box_nms_thresh", "crop_n_layers", "crop_nms_thresh", "crop_overlap_ratio", "crop_n_points_downscale_factor"),
+    *("max_area_share", "min_mask_region_area", "preset"),
+)
+
+
 @app.command()
 def everything(
     images: Images,
@@ -204,22 +212,8 @@ def everything(
 
     Writes an overlay as PNG and a JSON in SA-1B's layout per image; with --text each mask there has a label.
     """
-    asked = {
-        "points_per_side": points_per_side,
-        "points_per_batch": points_per_batch,
-        "pred_iou_thresh": pred_iou_thresh,
-        "stability_score_thresh": stability_score_thresh,
-        "stability_score_offset": stability_score_offset,
-        "box_nms_thresh": box_nms_thresh,
-        "crop_n_layers": crop_n_layers,
-        "crop_nms_thresh": crop_nms_thresh,
-        "crop_overlap_ratio": crop_overlap_ratio,
-        "crop_n_points_downscale_factor": crop_n_points_downscale_factor,
-        "max_area_share": max_area_share,
-        "min_mask_region_area": min_mask_region_area,
-        "preset": None if preset is None else preset.value,
-    }
-    options = {name: value for name, value in asked.items() if value is not None}
+    given = locals() | {"preset": preset and preset.value}
+    options = {name: given[name] for name in EVERYTHING if given[name] is not None}
     try:
         check_options(**options)
         paths, problems = image_files.find_images(images)
