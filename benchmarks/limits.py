@@ -18,9 +18,13 @@ from collections.abc import Callable
 import peers
 import timing
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from sam_hf import SamModel
 from sam_hf.model.cpu_inference import linear
+
+EMBEDDING = 256 * 64 * 64  # numbers in the features of one image
 
 
 def best(run: Callable[[], object], rounds: int) -> float:
@@ -59,6 +63,20 @@ def count(name: str, what: str, prompts: int) -> int:
     return counter.get_total_flops()
 
 
+def parts(model: SamModel, prompts: int) -> dict[str, tuple[nn.Module, Callable[[], object]]]:
+    """Name -> (module, a call of it) of encoder and decoder, on noise and random points; call in inference mode."""
+    image = torch.randn(1, 3, 1024, 1024, device=model.device, dtype=model.dtype)
+    points = torch.rand(1, prompts, 1, 2, device=model.device) * 1024
+    embedding = model.get_image_embeddings(image)
+    return {
+        "encoder": (model.vision_encoder, lambda: model.get_image_embeddings(image)),
+        f"decoder, {prompts} points": (
+            model.mask_decoder,
+            lambda: model(image_embeddings=embedding, input_points=points),
+        ),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="vit-b", choices=list(peers.VITS))
@@ -74,22 +92,12 @@ def main() -> None:
         dtype = getattr(torch, name)
         model = peers.random_vit(arguments.model).to(device, dtype)
         width = model.config.vision_config.hidden_size
-        image = torch.randn(1, 3, 1024, 1024, device=device, dtype=dtype)
-        points = torch.rand(1, arguments.prompts, 1, 2, device=device) * 1024
         with torch.inference_mode():
-            embedding = model.get_image_embeddings(image)
-            parts = {
-                "encoder": (model.vision_encoder, lambda m=model, x=image: m.get_image_embeddings(x)),
-                f"decoder, {arguments.prompts} points": (
-                    model.mask_decoder,
-                    lambda m=model, e=embedding, p=points: m(image_embeddings=e, input_points=p),
-                ),
-            }
-            for what, (module, run) in parts.items():
+            for what, (module, run) in parts(model, arguments.prompts).items():
                 operations = count(arguments.model, what, arguments.prompts)
                 weights = sum(weight.nbytes for weight in module.parameters())
                 product, plain, copy = ceilings(dtype, device, width)
-                by_product, by_copy = operations / product, (weights + embedding.nbytes) / copy
+                by_product, by_copy = operations / product, (weights + EMBEDDING * dtype.itemsize) / copy
                 share = max(by_product, by_copy) / best(run, arguments.rounds)
                 timing.keep(
                     "limits",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 
+import limits
 import peers
 import timing
 import torch
@@ -32,17 +33,8 @@ def main() -> None:
     for name in arguments.dtype:
         dtype = getattr(torch, name)
         model = peers.random_vit(arguments.model).to(device, dtype)
-        image = torch.randn(1, 3, 1024, 1024, device=device, dtype=dtype)
-        points = torch.rand(1, arguments.prompts, 1, 2, device=device) * 1024
         with torch.inference_mode():
-            embedding = model.get_image_embeddings(image)
-            parts = {
-                "encoder": lambda m=model, x=image: m.get_image_embeddings(x),
-                f"decoder, {arguments.prompts} points": lambda m=model, e=embedding, p=points: m(
-                    image_embeddings=e, input_points=p
-                ),
-            }
-            for what, run in parts.items():
+            for what, (_, run) in limits.parts(model, arguments.prompts).items():
                 run()
                 with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as record:
                     run()
