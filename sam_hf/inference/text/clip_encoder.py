@@ -31,7 +31,7 @@ TEXTS_AT_ONCE = 128
 TEXTS_KEPT = 4096
 MAPS_BYTES = 2**27
 # Side of a dense map's picture where none is asked for: towers for smaller pictures see too coarsely at their own
-# size, and our own small CLIP finds phrases no better beyond it (synthetic scenes: 256 px worse, 512 and 768 alike).
+# size (`sam-hf evaluate text --option dense.size=...` compares).
 DENSE_SIZE, FINE_ENOUGH = 384, 320
 # SCLIP's and NACLIP's. CLIP's own, mostly 100, is for pooled vectors, whose similarities are surer than single cells'.
 CELL_SCALE = 40.0
