@@ -11,12 +11,14 @@ Source: Segment Anything, §3, App. A; field names of transformers 5.23. Differs
 have values that train from scratch (transformers' 384 and 1e-10 do not); dropout, drop path, text and TinyViT are new.
 """
 
+import os
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
 from .checkpoint_names import resolve
+from .remote_code import MODELS, PROCESSORS, write_remote_code
 
 
 @strict
@@ -363,6 +365,22 @@ class SamConfig(PreTrainedConfig):
     def to_dict(self) -> dict[str, Any]:
         """The configuration as a dictionary, under the `model_type` that can read it."""
         return super().to_dict() | {"model_type": self.model_type}
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:
+        """Write config.json and, where stock transformers has no such model, the source files that define it.
+
+        Args:
+            save_directory: Folder; made if needed.
+            push_to_hub: Also upload it; see `push_to_hub` for `repo_id` (the folder's name) and the rest.
+            **kwargs: For `push_to_hub`.
+        """
+        if self.is_extended and not os.path.isfile(save_directory):
+            self.auto_map = write_remote_code(save_directory, MODELS | PROCESSORS)
+        elif hasattr(self, "auto_map"):
+            del self.auto_map  # of what it was loaded from; stock transformers needs none
+        super().save_pretrained(save_directory)
+        if push_to_hub:  # from here, because transformers' own way leaves out files that were there before
+            self.push_to_hub(**{"repo_id": os.path.basename(os.path.normpath(save_directory))} | kwargs)
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):

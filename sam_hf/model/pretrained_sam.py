@@ -9,6 +9,8 @@ from .checkpoint_names import resolve
 from .configuration_sam import SamConfig
 from .optimization import Optimization, optimize
 
+SHARD = "2GB"  # the whole of ViT-H in one file is more than some file systems and connections take
+
 # Collects hidden states and attentions while a decorated `forward` runs, if the caller asked for them.
 captures_outputs = capture_outputs(tie_last_hidden_states=False)
 
@@ -33,6 +35,20 @@ class SamPreTrainedModel(PreTrainedModel):
         Takes every argument of `transformers.PreTrainedModel.from_pretrained`.
         """
         return super().from_pretrained(resolve(pretrained_model_name_or_path), *args, **kwargs)
+
+    def save_pretrained(self, save_directory, *args, max_shard_size: int | str = SHARD, **kwargs):
+        """Write weights, in files of at most 2 GB unless told otherwise, configuration, and the code where needed.
+
+        Takes every argument of `transformers.PreTrainedModel.save_pretrained`; see `SamConfig.save_pretrained`.
+        """
+        return super().save_pretrained(save_directory, *args, max_shard_size=max_shard_size, **kwargs)
+
+    def push_to_hub(self, repo_id: str, *, max_shard_size: int | str | None = SHARD, **kwargs) -> str:
+        """Save and upload; takes every argument of `transformers.PreTrainedModel.push_to_hub`.
+
+        `sam_hf.hub.publishing.publish` uploads processor, card and examples along with the model.
+        """
+        return super().push_to_hub(repo_id, max_shard_size=max_shard_size, **kwargs)
 
     def optimize(self, *, dtype: torch.dtype | str | None = None, compile: bool | str = False) -> "SamPreTrainedModel":
         """Make inference fast, in place; asking again for the same changes nothing.

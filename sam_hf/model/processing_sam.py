@@ -5,6 +5,7 @@ that text and mask prompts are understood, prompts may be ragged at every level,
 are float32, and what cannot be meant is refused (see ``prompt_preparation`` and ``text_prompts``).
 """
 
+import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -28,6 +29,7 @@ from .prompt_preparation import (
     stack_points,
     stack_rows,
 )
+from .remote_code import IMAGE_PROCESSORS, PROCESSORS, write_remote_code
 from .text_prompts import NO_TEXT_BRANCH, encode_texts, read_texts
 
 logger = logging.get_logger(__name__)
@@ -99,15 +101,42 @@ class SamProcessor(ProcessorMixin):
         """Serialise; without text branch the result is what transformers writes.
 
         With one, the class names are left out: they are also transformers' own, whose processors would drop the text
-        in silence. The model's type then tells the auto classes what to load.
+        in silence. The model's type then tells the auto classes what to load; without this package, `auto_map` does.
         """
         output = super().to_dict()
+        images = output["image_processor"]
+        for part in (output, images):
+            part.pop("auto_map", None)  # of what it was loaded from
         if output.get("text_config") is None:
             output.pop("text_config", None)
+            # The names that every version of transformers knows, whichever subclass this is.
+            output["processor_class"], images["image_processor_type"] = "SamProcessor", "SamImageProcessor"
         else:
             output.pop("processor_class", None)
-            output["image_processor"].pop("image_processor_type", None)
+            images.pop("image_processor_type", None)
+            output["auto_map"], images["auto_map"] = PROCESSORS, IMAGE_PROCESSORS
         return output
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
+        """Write processor_config.json, preprocessor_config.json for older readers and, with text, the source files.
+
+        Args:
+            save_directory: Folder; made if needed.
+            push_to_hub: Also upload them; see `push_to_hub` for `repo_id` (the folder's name) and the rest.
+            **kwargs: For `push_to_hub`.
+
+        Returns:
+            The paths of the two files.
+        """
+        written = super().save_pretrained(save_directory)
+        if self.text_config is not None:
+            write_remote_code(save_directory, PROCESSORS)
+        images = os.path.join(save_directory, "preprocessor_config.json")
+        with open(images, "w", encoding="utf-8") as file:
+            file.write(json.dumps(self.to_dict()["image_processor"], indent=2, sort_keys=True) + "\n")
+        if push_to_hub:
+            self.push_to_hub(**{"repo_id": os.path.basename(os.path.normpath(save_directory))} | kwargs)
+        return [*written, images]
 
     def __call__(
         self,

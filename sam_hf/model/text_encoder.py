@@ -23,6 +23,8 @@ except ImportError:  # a model without text branch works without it
 CLIP_VOCABULARY = 49408
 _BYTES = 512  # the vocabulary's first entries: every byte, and every byte that ends a word
 _SPECIAL = 2  # and its last: start and end of text
+# Options of open_clip's tower that change what it computes, but not which weights it has.
+WEIGHTLESS_OPTIONS = {"no_causal_mask", "pad_id", "eos_id", "pool_type", "final_ln_after_pool", "act_kwargs"}
 
 
 def require_open_clip() -> None:
@@ -93,9 +95,42 @@ class SamTokenizer:
 def build_text_tower(config: SamTextConfig) -> nn.Module:
     """open_clip's text transformer of a configuration: token ids (n, T) -> vectors (n, D), not yet unit-norm.
 
+    Without open_clip it is its weights alone, so that a checkpoint with a text branch still takes points, boxes and
+    masks, and is saved whole; phrases raise an ImportError.
+
     Raises:
-        ImportError: open_clip is not installed.
+        ImportError: open_clip is not installed, and only open_clip knows what weights such a tower has.
     """
+    if open_clip is None and not set(config.tower or {}) - WEIGHTLESS_OPTIONS:
+        return SamTextTowerWeights(config)
     require_open_clip()
     sizes = {name: getattr(config, name) for name in ("context_length", "vocab_size", "width", "heads", "layers")}
     return _build_text_tower(config.embed_dim, sizes | (config.tower or {}), quick_gelu=config.quick_gelu)
+
+
+class SamTextTowerWeights(nn.Module):
+    """The weights of open_clip's text transformer under their names, without the computation."""
+
+    attn_mask = None
+
+    def __init__(self, config: SamTextConfig):
+        super().__init__()
+        width = config.width
+        self.token_embedding = nn.Embedding(config.vocab_size, width)
+        self.positional_embedding = nn.Parameter(torch.empty(config.context_length, width))
+        self.transformer = nn.Module()
+        self.transformer.width, self.transformer.layers = width, config.layers
+        self.transformer.resblocks = nn.ModuleList(self._block(width, config.heads) for _ in range(config.layers))
+        self.ln_final = nn.LayerNorm(width)
+        self.text_projection = nn.Parameter(torch.empty(width, config.embed_dim))
+
+    @staticmethod
+    def _block(width: int, heads: int) -> nn.Module:
+        mlp = nn.ModuleDict({"c_fc": nn.Linear(width, 4 * width), "c_proj": nn.Linear(4 * width, width)})
+        attention = nn.MultiheadAttention(width, heads)
+        return nn.ModuleDict({"ln_1": nn.LayerNorm(width), "attn": attention, "ln_2": nn.LayerNorm(width), "mlp": mlp})
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Raise an ImportError: this takes open_clip."""
+        require_open_clip()
+        raise ImportError("open_clip was installed after this model was loaded: load it again to use text")
