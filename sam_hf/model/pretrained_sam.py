@@ -1,15 +1,27 @@
 """The base class of every model here: loading, saving, and what the rest of transformers asks of a model."""
 
+import os
+from typing import Any
+
 import torch
 from torch import nn
 from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import logging
 from transformers.utils.output_capturing import capture_outputs
 
+from .atomic_saving import saved_whole
+from .checkpoint_checks import check_folder, check_inside, loading_report, problems_named
 from .checkpoint_names import resolve
 from .configuration_sam import SamConfig
 from .optimization import Optimization, optimize
+from .weight_checks import check_finite, check_shapes, check_some_loaded, check_weight_files
 
+logger = logging.get_logger(__name__)
+TEXT_WEIGHTS = "prompt_encoder.text_"  # what the names of the text branch's weights begin with
 SHARD = "2GB"  # the whole of ViT-H in one file is more than some file systems and connections take
+
+# Arguments of transformers' `save_pretrained` that are no arguments of `push_to_hub`.
+_SAVING_OPTIONS = ("state_dict", "variant", "save_peft_format", "save_original_format")
 
 # Collects hidden states and attentions while a decorated `forward` runs, if the caller asked for them.
 captures_outputs = capture_outputs(tie_last_hidden_states=False)
@@ -32,16 +44,72 @@ class SamPreTrainedModel(PreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs) -> "SamPreTrainedModel":
         """Load a checkpoint: a Hub id, a folder, or "tiny", the checkpoint inside this package.
 
-        Takes every argument of `transformers.PreTrainedModel.from_pretrained`.
-        """
-        return super().from_pretrained(resolve(pretrained_model_name_or_path), *args, **kwargs)
+        Takes every argument of `transformers.PreTrainedModel.from_pretrained`. Differs in: weights are read from
+        safetensors only, because a pickle can run code, unless `use_safetensors=False` is given. Weights that are
+        missing start afresh, as in transformers, and are listed in a warning; with `output_loading_info=True` they
+        are in the second of two results instead.
 
-    def save_pretrained(self, save_directory, *args, max_shard_size: int | str = SHARD, **kwargs):
+        Raises:
+            OSError: There is no such checkpoint, or a file of it is missing.
+            ValueError: It is damaged, not finite, of another architecture, or not what its configuration says.
+        """
+        name, wants_info = resolve(pretrained_model_name_or_path), kwargs.pop("output_loading_info", False)
+        if kwargs.get("use_safetensors") is None:
+            kwargs["use_safetensors"] = True
+        if not kwargs.get("gguf_file") and not (kwargs.get("config") is not None and os.path.isfile(str(name))):
+            kinds = {"weights": kwargs["use_safetensors"], "config": kwargs.get("config") is None}
+            check_folder(name, **kinds, subfolder=kwargs.get("subfolder") or "", variant=kwargs.get("variant"))
+        with problems_named(name):
+            model, found = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
+        if kwargs.get("state_dict") is None:
+            check_some_loaded(model, found["missing_keys"], found["unexpected_keys"], name)
+        check_finite(model, name)
+        if wants_info:
+            return model, found
+        for line in loading_report(found, TEXT_WEIGHTS, model, name):
+            logger.warning(line)
+        return model
+
+    @staticmethod
+    def _load_pretrained_model(model, state_dict, checkpoint_files, load_config, *args, **kwargs) -> Any:
+        """The step of transformers' loading at which the files are there and nothing of them has been read."""
+        if state_dict is None and checkpoint_files and str(checkpoint_files[0]).endswith(".safetensors"):
+            shards = (load_config.sharded_metadata or {}).get("weight_map") or {}
+            check_inside(shards.values(), "the index of the weights")
+            shapes = check_weight_files(checkpoint_files)
+            if load_config.hf_quantizer is None and not load_config.ignore_mismatched_sizes:
+                check_shapes(shapes, model, load_config.pretrained_model_name_or_path)
+        return PreTrainedModel._load_pretrained_model(
+            model, state_dict, checkpoint_files, load_config, *args, **kwargs
+        )
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        is_main_process: bool = True,
+        *args,
+        push_to_hub: bool = False,
+        max_shard_size: int | str = SHARD,
+        **kwargs,
+    ) -> None:
         """Write weights, in files of at most 2 GB unless told otherwise, configuration, and the code where needed.
 
-        Takes every argument of `transformers.PreTrainedModel.save_pretrained`; see `SamConfig.save_pretrained`.
+        Takes every argument of `transformers.PreTrainedModel.save_pretrained`; see `SamConfig.save_pretrained`. What
+        was there before stays as it was until all is written.
+
+        Raises:
+            OSError: The disk refuses, or `save_directory` is a file; then nothing there has changed.
         """
-        return super().save_pretrained(save_directory, *args, max_shard_size=max_shard_size, **kwargs)
+        options = {"max_shard_size": max_shard_size}
+        if not is_main_process or kwargs.get("distributed_checkpoint"):  # others, or several together, write there
+            options |= kwargs | {"push_to_hub": push_to_hub}
+            return super().save_pretrained(save_directory, is_main_process, *args, **options)
+        saving = {name: kwargs.pop(name) for name in _SAVING_OPTIONS if name in kwargs}
+        with saved_whole(save_directory) as part:
+            super().save_pretrained(part, True, *args, **options, **saving)
+        if push_to_hub:
+            repo_id = kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory)))
+            self.push_to_hub(repo_id, max_shard_size=max_shard_size, **kwargs)
 
     def push_to_hub(self, repo_id: str, *, max_shard_size: int | str | None = SHARD, **kwargs) -> str:
         """Save and upload; takes every argument of `transformers.PreTrainedModel.push_to_hub`.

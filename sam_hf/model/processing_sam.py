@@ -15,6 +15,8 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, ProcessorMixin, TextKwargs, Unpack
 from transformers.utils import logging
 
+from .atomic_saving import saved_whole
+from .checkpoint_checks import check_folder, problems_named
 from .checkpoint_names import resolve
 from .image_operations import height_width
 from .image_processing_sam import SamImageProcessor, SamImageProcessorPil
@@ -85,7 +87,10 @@ class SamProcessor(ProcessorMixin):
 
         ``backend="pil"`` takes `SamImageProcessorPil` for the pictures.
         """
-        return super().from_pretrained(resolve(pretrained_model_name_or_path), *args, **kwargs)
+        name = resolve(pretrained_model_name_or_path)
+        check_folder(name, weights=False, config=False, subfolder=kwargs.get("subfolder") or "")
+        with problems_named(name):
+            return super().from_pretrained(name, *args, **kwargs)
 
     @classmethod
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs) -> list[Any]:
@@ -128,15 +133,16 @@ class SamProcessor(ProcessorMixin):
         Returns:
             The paths of the two files.
         """
-        written = super().save_pretrained(save_directory)
-        if self.text_config is not None:
-            write_remote_code(save_directory, PROCESSORS)
-        images = os.path.join(save_directory, "preprocessor_config.json")
-        with open(images, "w", encoding="utf-8") as file:
-            file.write(json.dumps(self.to_dict()["image_processor"], indent=2, sort_keys=True) + "\n")
+        with saved_whole(save_directory) as part:
+            written = super().save_pretrained(part)
+            if self.text_config is not None:
+                write_remote_code(part, PROCESSORS)
+            with open(os.path.join(part, "preprocessor_config.json"), "w", encoding="utf-8") as file:
+                file.write(json.dumps(self.to_dict()["image_processor"], indent=2, sort_keys=True) + "\n")
         if push_to_hub:
             self.push_to_hub(**{"repo_id": os.path.basename(os.path.normpath(save_directory))} | kwargs)
-        return [*written, images]
+        names = [*(os.path.relpath(path, part) for path in written), "preprocessor_config.json"]
+        return [os.path.join(save_directory, name) for name in names]
 
     def __call__(
         self,

@@ -1,0 +1,134 @@
+"""Saving that leaves no half a checkpoint: files are written aside, and put into place when all of them are there.
+
+A full disk, a missing permission or a kill while the weights are written leaves the earlier files as they were.
+"""
+
+import errno
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+PART = ".sam_hf-saving-"
+STALE = 3600.0  # seconds after which what a killed save has left is nobody's any more
+WEIGHTS = re.compile(r"(?P<stem>model(?:\.[\w-]+?)?)(?:-\d{5}-of-\d{5})?\.safetensors")
+
+
+@contextmanager
+def saved_whole(folder: str | os.PathLike) -> Iterator[str]:
+    """A folder to write into; its files take the places of their namesakes in `folder` once the block is through.
+
+    Other files of `folder` stay, except weights that the new ones replace: a model that was one file and is several
+    now, or the other way round, would otherwise be loaded from the old ones.
+
+    Args:
+        folder: Where the files go; made if needed.
+
+    Raises:
+        OSError: The disk refuses, or `folder` is a file. Then nothing in `folder` has changed.
+    """
+    target = Path(folder)
+    if target.exists() and not target.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "save_directory: expected a folder, got a file", str(folder))
+    made = [place for place in (target, *target.parents) if not place.exists()]
+    part = None
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        _remove_stale(target)
+        part = Path(tempfile.mkdtemp(prefix=PART, dir=target))  # inside: a rename stays on one file system
+        yield str(part)
+        _put_into_place(part, target)
+    except SafetensorError as error:  # how safetensors says that the disk is full
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise _refused(int(number[1]), os.strerror(int(number[1])), folder) from error
+    except OSError as error:
+        if error.errno is None or isinstance(error, FileExistsError):
+            raise
+        raise _refused(error.errno, error.strerror, folder) from error
+    finally:
+        if part is not None:
+            shutil.rmtree(part, ignore_errors=True)
+        for place in made:
+            with suppress(OSError):  # it holds files by now
+                place.rmdir()
+
+
+@contextmanager
+def replaced_whole(folder: str | os.PathLike) -> Iterator[Path]:
+    """An empty folder to write into, which takes the place of all of `folder` once the block is through.
+
+    Raises:
+        OSError: The disk refuses. Then `folder` is as it was.
+    """
+    folder = Path(folder)
+    partial, earlier = folder.with_name(f"{folder.name}.partial"), folder.with_name(f".{folder.name}.earlier")
+    if earlier.exists() and not folder.exists():  # a kill between the two renames below
+        earlier.rename(folder)
+    for left in (partial, earlier):
+        shutil.rmtree(left, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if folder.exists():
+            folder.rename(earlier)
+        try:
+            partial.rename(folder)
+        except OSError:
+            if earlier.exists():
+                earlier.rename(folder)
+            raise
+        shutil.rmtree(earlier, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _refused(number: int, reason: str | None, folder: str | os.PathLike) -> OSError:
+    # OSError(number, ...) is the class that goes with the number, such as PermissionError.
+    return OSError(number, f"{reason}: nothing was saved, what was there before is untouched", str(folder))
+
+
+def _remove_stale(target: Path) -> None:
+    for part in target.glob(f"{PART}*"):
+        with suppress(OSError):
+            if time.time() - part.stat().st_mtime > STALE:
+                shutil.rmtree(part, ignore_errors=True)
+
+
+def _put_into_place(part: Path, target: Path) -> None:
+    """Rename every file; weights after everything else, and the index that says which files they are last."""
+    names = [path.relative_to(part) for path in part.rglob("*") if path.is_file()]
+    names.sort(key=lambda name: (".safetensors" in name.name, ".index." in name.name, str(name)))
+    blocked = next((name for name in names if (target / name).is_dir()), None)
+    if blocked is not None:
+        raise FileExistsError(errno.EEXIST, "a folder stands where a file is to be saved", str(target / blocked))
+    obsolete = _obsolete_weights({name.name for name in names}, target)
+    if any(WEIGHTS.fullmatch(name.name) and "-of-" in name.name and (target / name).exists() for name in names):
+        # Shards of the same names: between two renames they are a mixture, which nobody may take for a model.
+        for index in target.glob("model.safetensors.index*.json"):
+            if (part / index.name).exists():
+                index.unlink()
+    for name in names:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(part / name, target / name)
+    for path in obsolete:
+        path.unlink(missing_ok=True)
+
+
+def _obsolete_weights(names: set[str], target: Path) -> list[Path]:
+    """Earlier weights of the same variant in other files, the index included."""
+    stems = {found["stem"] for name in names if (found := WEIGHTS.fullmatch(name))}
+    indexes = {f"model.safetensors.index{stem.removeprefix('model')}.json" for stem in stems}
+    return [
+        path
+        for path in target.iterdir()
+        if path.name not in names
+        and (path.name in indexes or ((found := WEIGHTS.fullmatch(path.name)) and found["stem"] in stems))
+    ]
