@@ -402,6 +402,9 @@ class SamConfig(PreTrainedConfig):
             logger.warning_once(warning)
         if config.get("model_type") == "sam":  # ours to read; without this, a warning at every load
             config["model_type"] = cls.model_type
+            # Whatever its part calls itself (a SlimSAM: "vit_p77"): transformers' "sam" has one kind of encoder.
+            vision_type = {"model_type": SamVisionConfig.model_type}
+            config["vision_config"] = dict(config.get("vision_config") or {}) | vision_type
         return config, kwargs
 
 
