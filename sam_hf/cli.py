@@ -289,6 +289,14 @@ def evaluate_text(context: typer.Context) -> None:
     _run_recipe(text_command.main, context)
 
 
+@app.command(context_settings=PASS_ON)
+def push(context: typer.Context) -> None:
+    """Publish a checkpoint's folder on the Hub (--help lists the options)."""
+    from sam_hf.hub import push_command
+
+    _run_recipe(push_command.main, context)
+
+
 def _run_recipe(run: Callable[[Sequence[str]], int | None], context: typer.Context) -> None:
     try:
         raise typer.Exit(run(context.args) or 0)

@@ -21,8 +21,16 @@ MODELS = {
 }
 
 
+def source_files(classes: dict[str, str | list[str]]) -> list[Path]:
+    """The files that define classes ("module.Class" by auto class), and all that these import."""
+    from transformers.dynamic_module_utils import get_relative_import_files  # what the loader follows, we follow
+
+    modules = {_module(name) for names in classes.values() for name in _listed(names)}
+    return sorted(modules | {Path(file) for module in modules for file in get_relative_import_files(module)})
+
+
 def write_remote_code(folder: str | os.PathLike, classes: dict[str, str | list[str]]) -> dict[str, str | list[str]]:
-    """Copy the files that define some classes, and all that these import, into a folder.
+    """Copy the source files of classes into a folder.
 
     Args:
         folder: Where to; it is made.
@@ -32,19 +40,14 @@ def write_remote_code(folder: str | os.PathLike, classes: dict[str, str | list[s
         `classes` without those whose module is not there: remote code that is itself running may be the model's part
         alone.
     """
-    from transformers.dynamic_module_utils import get_relative_import_files  # what the loader follows, we follow
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    present, needed = {}, set()
-    for auto_class, names in classes.items():
-        listed = names if isinstance(names, list) else [names]
-        modules = [SOURCES / f"{name.split('.')[0]}.py" for name in listed]
-        if all(module.is_file() for module in modules):
-            present[auto_class] = names
-            needed |= set(modules)
-    needed |= {Path(file) for module in needed for file in get_relative_import_files(module)}
-    for source in sorted(needed):
+    present = {
+        auto_class: names
+        for auto_class, names in classes.items()
+        if all(_module(name).is_file() for name in _listed(names))
+    }
+    for source in source_files(present):
         part = folder / f".{source.name}.{os.getpid()}"
         try:
             shutil.copyfile(source, part)
@@ -52,3 +55,11 @@ def write_remote_code(folder: str | os.PathLike, classes: dict[str, str | list[s
         finally:
             part.unlink(missing_ok=True)
     return present
+
+
+def _module(name: str) -> Path:
+    return SOURCES / f"{name.split('.')[0]}.py"
+
+
+def _listed(names: str | list[str]) -> list[str]:
+    return names if isinstance(names, list) else [names]

@@ -1,0 +1,242 @@
+"""A checkpoint to the Hub: what goes up, what stays here, and the upload.
+
+What goes up is a list of names, not "the folder": optimizer states, pickles, logs and keys that lie beside the weights
+stay here. Files that a reader needs and the folder lacks are added: processor files for new and old readers, the
+source files of a checkpoint that stock transformers cannot read, example pictures, a card.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, ModelCard, ModelCardData
+from huggingface_hub.utils import validate_repo_id
+
+from sam_hf.hub.example_pictures import draw_examples, example_names, gallery
+from sam_hf.hub.upload import upload
+from sam_hf.inference.predictor import SamPredictor
+from sam_hf.inference.text.verdict import FILE_NAME as TEXT_CALIBRATION
+from sam_hf.model.checkpoint_checks import check_folder
+from sam_hf.model.checkpoint_names import resolve
+from sam_hf.model.configuration_sam import SamConfig
+from sam_hf.model.modeling_sam import SamModel
+from sam_hf.model.processing_sam import SamProcessor
+from sam_hf.model.remote_code import MODELS, PROCESSORS, source_files
+
+# What of a folder goes up, by its path there.
+WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+PUBLISHED = (
+    *("config.json", *WEIGHTS, *PROCESSOR_FILES, "README.md", "LICENSE*", "NOTICE*"),
+    *("training.json", "evaluation.json", "evaluation_text.json", TEXT_CALIBRATION),
+    *("examples/*.png", "examples/*.jpg", "examples/*.json"),
+    *("onnx/*.onnx", "onnx/*.onnx_data", "onnx/*.onnx.data", "onnx/*.json", "*.onnx", "*.onnx_data", "*.onnx.data"),
+)
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What went to the Hub, or would go.
+
+    Attributes:
+        repo_id: The repository.
+        files: Path in the repository and size in bytes, None for an example picture that is not drawn yet.
+        left_out: Paths in the folder that stay here.
+        revision: Branch; None: the main one.
+        dry_run: Whether nothing was sent.
+        commit_url: The page of the commit.
+        pr_url: The page of the pull request, if one was asked for.
+    """
+
+    repo_id: str
+    files: dict[str, int | None]
+    left_out: list[str] = field(default_factory=list)
+    revision: str | None = None
+    dry_run: bool = False
+    commit_url: str | None = None
+    pr_url: str | None = None
+
+
+def publish(
+    source: str | os.PathLike | SamModel,
+    repo_id: str,
+    *,
+    processor: SamProcessor | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    dry_run: bool = False,
+    token: str | bool | None = None,
+    commit_message: str = "Upload SAM checkpoint",
+    commit_description: str | None = None,
+    examples: bool = True,
+) -> Publication:
+    """Upload a checkpoint with all that its readers need; running it again after an interruption goes on.
+
+    Weights of another cut (one file where there are shards now, pickles) are removed from the repository, because
+    they would be loaded in place of these.
+
+    Args:
+        source: Folder of a checkpoint, "tiny", or a model.
+        repo_id: "organisation/name"; made if it does not exist.
+        processor: Of a model; not for a folder, which has its own.
+        private: Whether a new repository is private. True for an existing public one is refused.
+        revision: Branch, made if it does not exist; or "refs/pr/N", to go on with a pull request.
+        create_pr: Open a pull request against the main branch instead of changing it.
+        dry_run: Check and list, send nothing; the network is not used.
+        token: Of the Hub; None: the one of `hf auth login`.
+        commit_message: First line of the commit.
+        commit_description: The rest of it.
+        examples: Run the model on a drawn scene and add the pictures, unless the folder has some.
+
+    Raises:
+        ValueError: An argument cannot be used, or the checkpoint is damaged.
+        OSError: There is no such checkpoint; or the Hub refuses or cannot be reached, naming the repository.
+    """
+    validate_repo_id(repo_id)
+    is_pull_request = (revision or "").startswith("refs/pr/")
+    if create_pr and revision not in (None, "main"):
+        raise ValueError(
+            f"create_pr opens a pull request against the main branch; expected no revision with it, got {revision!r}"
+            + (": leave create_pr out to go on with this one" if is_pull_request else "")
+        )
+    with tempfile.TemporaryDirectory(prefix="sam_hf-publish-") as temporary:
+        folder = _folder_of(source, processor, Path(temporary) / "model")
+        stage = Path(temporary) / "stage"
+        left_out = _stage(folder, stage)
+        config, planned = _complete(folder, stage, examples, dry_run)
+        files = {name: size for name, size in _listed(stage)} | dict.fromkeys(planned)
+        if dry_run:
+            return Publication(repo_id, files, left_out, revision, dry_run=True)
+        commit = upload(
+            HfApi(token=token, library_name="sam_hf"),
+            stage,
+            repo_id,
+            private=private,
+            revision=revision,
+            create_pr=create_pr,
+            message=commit_message,
+            description=commit_description,
+            obsolete=[*WEIGHTS, "pytorch_model*", *([] if config.is_extended else _code_names())],
+        )
+    return Publication(repo_id, files, left_out, revision, False, str(commit.commit_url), commit.pr_url)
+
+
+def _folder_of(source: Any, processor: SamProcessor | None, temporary: Path) -> Path:
+    """The folder of a checkpoint; a model is saved into one first."""
+    if isinstance(source, SamModel):
+        if not isinstance(processor, SamProcessor):
+            raise TypeError(f"processor: expected the model's SamProcessor, got {type(processor).__name__}")
+        source.save_pretrained(temporary)
+        processor.save_pretrained(temporary)
+        return temporary
+    if not isinstance(source, str | os.PathLike):
+        raise TypeError(f"source: expected a folder or a SamModel, got {type(source).__name__}")
+    if processor is not None:
+        raise ValueError("processor: expected None with a folder, which has its own")
+    folder = Path(resolve(source)).expanduser()
+    if not folder.is_dir():
+        raise OSError(f"source: there is no checkpoint folder {str(source)!r}")
+    check_folder(folder)
+    single, index = folder / WEIGHTS[0], folder / WEIGHTS[2]
+    if single.exists() and index.exists():
+        raise ValueError(
+            f"source: {str(folder)!r} has both {single.name} and {index.name}; readers take the first: delete the "
+            "one that is out of date"
+        )
+    return folder
+
+
+def _stage(folder: Path, stage: Path) -> list[str]:
+    """Put what goes up into `stage`, without copying weights; returns what stays here."""
+    left_out = []
+    code = set(_code_names())
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if not path.is_file() or name.startswith((".git/", ".cache/")):
+            continue
+        if name in code:
+            continue  # written anew where needed
+        depth = name.count("/")
+        if not any(fnmatchcase(name, pattern) and depth == pattern.count("/") for pattern in PUBLISHED):
+            left_out.append(name)
+            continue
+        place = stage / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            place.symlink_to(path.resolve())
+        except OSError:  # no right to make links, as on Windows
+            shutil.copyfile(path, place)
+    return left_out
+
+
+def _complete(folder: Path, stage: Path, examples: bool, dry_run: bool) -> tuple[SamConfig, list[str]]:
+    """Add what the folder lacks; returns the configuration, and the pictures that a dry run does not draw."""
+    config, processor = SamConfig.from_pretrained(folder), SamProcessor.from_pretrained(folder)
+    has_text = config.text_config is not None
+    if has_text != (processor.text_config is not None):
+        raise ValueError(
+            f"the model in {str(folder)!r} {'has a' if has_text else 'has no'} text branch and its processor "
+            f"{'has none' if has_text else 'has one'}: save the processor with text_config=model.config.text_config"
+        )
+    if config.is_extended or not all((stage / name).exists() for name in PROCESSOR_FILES):
+        with _rewritten(stage, *PROCESSOR_FILES):
+            processor.save_pretrained(stage)
+    if config.is_extended:
+        with _rewritten(stage, "config.json"):
+            config.save_pretrained(stage)
+    planned = []
+    if examples and not any((stage / "examples").glob("*")):
+        if dry_run:
+            planned = example_names(has_text)
+        else:
+            draw_examples(SamPredictor.from_pretrained(folder), stage)
+        _add_gallery(stage, has_text)
+    elif not (stage / "README.md").exists():
+        _write_card(stage, "")
+    return config, planned
+
+
+@contextmanager
+def _rewritten(stage: Path, *names: str) -> Iterator[None]:
+    """Let go of links before new files are written in their place: the user's folder is not written to."""
+    for name in names:
+        (stage / name).unlink(missing_ok=True)
+    yield
+
+
+def _add_gallery(stage: Path, has_text: bool) -> None:
+    card = stage / "README.md"
+    if not card.exists():
+        _write_card(stage, gallery(has_text))
+        return
+    text = card.read_text(encoding="utf-8")
+    if f"]({example_names(has_text)[0]})" not in text:
+        card.unlink()
+        card.write_text(f"{text.rstrip()}\n\n{gallery(has_text)}", encoding="utf-8")
+
+
+def _write_card(stage: Path, more: str) -> None:
+    """A card that says what is known without an evaluation: how to load it, and that nothing was measured."""
+    data = ModelCardData(library_name="transformers", pipeline_tag="mask-generation", tags=["segment-anything", "sam"])
+    body = "# Segment Anything checkpoint\n\nLoad it with `sam_hf.SamModel.from_pretrained`. No evaluation came with"
+    ModelCard(f"---\n{data}\n---\n\n{body} it.\n\n{more}").save(stage / "README.md")
+
+
+def _code_names() -> list[str]:
+    """Names of the source files that checkpoints may carry."""
+    return [path.name for path in source_files(MODELS | PROCESSORS)]
+
+
+def _listed(stage: Path) -> list[tuple[str, int]]:
+    return [
+        (path.relative_to(stage).as_posix(), path.stat().st_size)
+        for path in sorted(stage.rglob("*"))
+        if path.is_file()
+    ]
