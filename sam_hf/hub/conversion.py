@@ -1,0 +1,233 @@
+"""Converts checkpoints, both ways and without a loss: Meta's `.pth`, transformers' folder, ours with text or TinyViT.
+
+`convert("sam_vit_b_01ec64.pth", "sam-vit-b")` makes a folder that `SamModel.from_pretrained`, stock transformers and
+`SamPredictor` load; `convert("sam-vit-b", "sam.pth")` makes a file that segment-anything (MobileSAM's code, for a
+TinyViT) loads. Values are moved, never computed with: they come back bit by bit, in their number format.
+
+A `.pth` says nothing about what its tensors do not show. Ours therefore has a record beside them (configuration,
+settings of the image processor), which other readers do not look at and which makes the way back exact.
+
+Source: transformers' conversion script for SAM. Differs in: both directions, any size, MobileSAM, half precision,
+shards, wrapped checkpoints; the epsilon of the decoder's norms is Meta's 1e-5, where that script leaves 1e-6.
+"""
+
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sam_hf.hub.checkpoint_reading import TEXT, Checkpoint, read_checkpoint, textless
+from sam_hf.hub.converted_files import CALIBRATION, is_file_layout, plan_target, write_folder, write_meta_file
+from sam_hf.hub.meta_names import to_meta_names
+from sam_hf.hub.variants import META_DECODER_EPS, describe
+from sam_hf.hub.weight_files import MAX_BYTES
+from sam_hf.model.configuration_sam import SamConfig, SamTinyViTConfig
+from sam_hf.model.modeling_sam import SamModel
+from sam_hf.model.processing_sam import SamProcessor
+from sam_hf.model.weight_checks import check_finite
+
+__all__ = ["Conversion", "convert"]
+
+CLASSES = 1000  # of the classifier that MobileSAM's code expects in its file and never asks
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a conversion has done.
+
+    Args:
+        target: The file or folder written.
+        layout: "meta", "transformers" or "sam_hf".
+        variant: What was recognised, in words.
+        parameters: Numbers in the model.
+        dtype: Their format, or formats.
+        notes: What a user should know, one sentence each.
+    """
+
+    target: str
+    layout: str
+    variant: str
+    parameters: int
+    dtype: str
+    notes: tuple[str, ...]
+
+
+def convert(
+    source: str | os.PathLike,
+    target: str | os.PathLike,
+    to: str | None = None,
+    *,
+    drop_text: bool = False,
+    text_from: str | os.PathLike | None = None,
+    variant: str | None = None,
+    config: str | os.PathLike | SamConfig | None = None,
+    key: str | None = None,
+    revision: str | None = None,
+    overwrite: bool = False,
+    max_bytes: int = MAX_BYTES,
+) -> Conversion:
+    """Converts a checkpoint.
+
+    Args:
+        source: A `.pth`, `.pt`, `.bin` or `.safetensors` file, a folder, a Hub id, or "tiny".
+        target: Where to; a name ending in .pth or .pt is a file, any other a folder.
+        to: "meta": a file in Meta's layout, which for a TinyViT is MobileSAM's. "transformers": a folder that stock
+            transformers loads. "sam_hf": a folder with whatever the checkpoint has. None: "meta" or "sam_hf", by the
+            target's name.
+        drop_text: Leave the text branch out, where the layout has no place for it.
+        text_from: Folder of a checkpoint whose text branch is added.
+        variant: What the source is said to be ("vit_b", "vit_l", "vit_h", "vit_t", "slimsam_50", "slimsam_77").
+        config: A config.json, its folder, or a configuration, for a file whose tensors do not say enough.
+        key: Which model of a file with several, e.g. "ema".
+        revision: Branch, tag or commit of a Hub id.
+        overwrite: Replace the target.
+        max_bytes: Size from which a file is refused.
+
+    Raises:
+        ValueError: The source is damaged, incomplete, no SAM, or asks to run code; the layout cannot hold it; the
+            target is taken or cannot be written. Then nothing has changed.
+
+    Example:
+        >>> convert("mobile_sam.pt", "mobile-sam").variant
+        'vit_t (TinyViT, widths 64/128/160/320, 1024 px)'
+    """
+    place = Path(target).expanduser()
+    is_file = is_file_layout(place, to)
+    plan_target(place, is_file, overwrite)
+    options = {"revision": revision, "max_bytes": max_bytes}
+    checkpoint = read_checkpoint(source, config=config, key=key, variant=variant, **options)
+    if place.exists() and Path(source).expanduser().exists() and place.samefile(Path(source).expanduser()):
+        raise ValueError(f"target: {str(place)!r} is the source itself")
+    if text_from is not None:
+        checkpoint = _with_text(checkpoint, read_checkpoint(text_from, max_bytes=max_bytes))
+    layout = "meta" if is_file else to or "sam_hf"
+    checkpoint = _fit(checkpoint, layout, drop_text)
+    model = _fill(checkpoint)
+    if is_file:
+        checkpoint = _write_meta(checkpoint, model, place)
+    else:
+        write_folder(place, model, checkpoint.processor, checkpoint.unused, checkpoint.files)
+    dtypes = {str(weight.dtype).removeprefix("torch.") for weight in model.parameters()}
+    return Conversion(
+        target=str(target),
+        layout="transformers" if layout == "sam_hf" and not checkpoint.config.is_extended else layout,
+        variant=describe(checkpoint.config),
+        parameters=sum(weight.numel() for weight in model.parameters()),
+        dtype=", ".join(sorted(dtypes)),
+        notes=checkpoint.notes,
+    )
+
+
+def _with_text(checkpoint: Checkpoint, other: Checkpoint) -> Checkpoint:
+    """A checkpoint with the text branch of another one."""
+    text = {name: weight for name, weight in other.weights.items() if name.startswith(TEXT)}
+    if other.config.text_config is None or not text:
+        raise ValueError(f"text_from: {other.name!r} has no text branch")
+    widths = [each.config.prompt_encoder_config.hidden_size for each in (other, checkpoint)]
+    if widths[0] != widths[1]:
+        raise ValueError(f"text_from: the text branch of {other.name!r} is for {widths[0]} channels, not {widths[1]}")
+    return replace(
+        checkpoint,
+        config=_changed(checkpoint.config, text_config=other.config.text_config),
+        weights=textless(checkpoint.weights) | text,
+        processor=SamProcessor(checkpoint.processor.image_processor, text_config=other.config.text_config),
+        files=checkpoint.files | other.files,
+        notes=(*checkpoint.notes, f"the text branch is that of {other.name!r}; it was trained with its decoder"),
+    )
+
+
+def _fit(checkpoint: Checkpoint, layout: str, drop_text: bool) -> Checkpoint:
+    """What of a checkpoint goes into a layout; what would be lost has to be given up in so many words."""
+    if checkpoint.config.text_config is not None and (drop_text or layout != "sam_hf"):
+        count = len(checkpoint.weights) - len(textless(checkpoint.weights))
+        if not drop_text:
+            raise ValueError(
+                f"the layout {layout!r} has no place for the text branch of {checkpoint.name!r} ({count} weights): "
+                "pass drop_text to leave it out, or choose the layout 'sam_hf'"
+            )
+        checkpoint = replace(
+            checkpoint,
+            config=_changed(checkpoint.config, text_config=None),
+            weights=textless(checkpoint.weights),
+            processor=SamProcessor(checkpoint.processor.image_processor),
+            files={name: content for name, content in checkpoint.files.items() if name != CALIBRATION},
+            notes=(*checkpoint.notes, f"the text branch ({count} weights) was left out"),
+        )
+    if layout == "transformers" and checkpoint.config.is_extended:
+        raise ValueError(
+            f"stock transformers has no SAM with the TinyViT encoder of {checkpoint.name!r}: choose the layout "
+            "'sam_hf', which it loads with trust_remote_code=True"
+        )
+    return checkpoint
+
+
+def _fill(checkpoint: Checkpoint) -> SamModel:
+    """The model with the weights themselves, not copies; every one has its place, and every place its weight."""
+    with torch.device("meta"):
+        model = SamModel(checkpoint.config)
+    places = {name: tuple(place.shape) for name, place in model.state_dict().items()}
+    shapes = {name: tuple(weight.shape) for name, weight in checkpoint.weights.items()}
+    for problem, names in (
+        ("lacks", sorted(set(places) - set(shapes))),
+        ("has no place for", sorted(set(shapes) - set(places))),
+        ("has another shape for", sorted(name for name in places if shapes.get(name, places[name]) != places[name])),
+    ):
+        if names:
+            first = f"{names[0]!r} {shapes.get(names[0], '')}".strip()
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            of = f"{checkpoint.name!r}, as {describe(checkpoint.config)}," if problem == "lacks" else "the model"
+            raise ValueError(f"{of} {problem} {first}{more}; it was read as {describe(checkpoint.config)}")
+    model.load_state_dict(checkpoint.weights, assign=True)
+    model.tie_weights()
+    check_finite(model, checkpoint.name)
+    return model.eval()
+
+
+def _write_meta(checkpoint: Checkpoint, model: SamModel, place: Path) -> Checkpoint:
+    """Writes Meta's layout; returns the checkpoint with notes on what its readers will see differently."""
+    weights = to_meta_names({name: checkpoint.weights[name] for name in model.state_dict()})
+    notes, config = list(checkpoint.notes), checkpoint.config
+    unused, blank = checkpoint.unused, {}
+    if isinstance(config.vision_config, SamTinyViTConfig) and not unused:
+        blank = _blank_classifier(config, model.dtype)
+        notes.append("MobileSAM's code expects a classifier that it never asks: one of zeros was put in")
+    epsilon = config.mask_decoder_config.layer_norm_eps
+    if epsilon != META_DECODER_EPS:
+        notes.append(
+            f"the decoder's layer norms have the epsilon {epsilon:g} here, and {META_DECODER_EPS:g} in Meta's code: "
+            "masks differ slightly there; converted back, they are the same"
+        )
+    for part, expected in ((config.vision_config, "gelu"), (config.mask_decoder_config, "relu")):
+        if part.hidden_act != expected:
+            notes.append(f"Meta's code has {expected} where this checkpoint has {part.hidden_act}: masks will differ")
+    record = {
+        "config": json.loads(config.to_json_string(use_diff=False)),
+        "image_processor": checkpoint.processor.to_dict()["image_processor"],
+        "blank_classifier": bool(blank),
+    }
+    write_meta_file(place, weights | unused | blank, record)
+    return replace(checkpoint, notes=tuple(notes))
+
+
+def _blank_classifier(config: SamConfig, dtype: torch.dtype) -> dict[str, Tensor]:
+    width = config.vision_config.embed_dims[-1]
+    return {
+        "image_encoder.norm_head.weight": torch.ones(width, dtype=dtype),
+        "image_encoder.norm_head.bias": torch.zeros(width, dtype=dtype),
+        "image_encoder.head.weight": torch.zeros(CLASSES, width, dtype=dtype),
+        "image_encoder.head.bias": torch.zeros(CLASSES, dtype=dtype),
+    }
+
+
+def _changed(config: SamConfig, **fields: Any) -> SamConfig:
+    return SamConfig(
+        vision_config=config.vision_config,
+        prompt_encoder_config=config.prompt_encoder_config,
+        mask_decoder_config=config.mask_decoder_config,
+        initializer_range=config.initializer_range,
+        **fields,
+    )
