@@ -297,6 +297,14 @@ def push(context: typer.Context) -> None:
     _run_recipe(push_command.main, context)
 
 
+@app.command(context_settings=PASS_ON)
+def convert(context: typer.Context) -> None:
+    """Convert a checkpoint: Meta's .pth, MobileSAM's, transformers' folder, ours (--help lists the options)."""
+    from sam_hf.hub import convert_command
+
+    _run_recipe(convert_command.main, context)
+
+
 def _run_recipe(run: Callable[[Sequence[str]], int | None], context: typer.Context) -> None:
     try:
         raise typer.Exit(run(context.args) or 0)
