@@ -1,6 +1,6 @@
-"""Evaluation results as a table, as a JSON file, and as a model card. No number here is typed by hand.
+"""Evaluation results as a table, as a JSON file, and in a model card. No number here is typed by hand.
 
-    python -m sam_hf.evaluation.report --results results.json --template model_card.md --output README.md
+    python -m sam_hf.evaluation.report --results results.json --checkpoint FOLDER --output README.md
 
 A number that the results do not hold is printed as "not measured".
 """
@@ -9,16 +9,14 @@ import argparse
 import json
 import math
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult
 
+from ..hub.model_card import NOT_MEASURED, describe_checkpoint, fill_card
 from .summary import ROWS
 
 __all__ = [
@@ -31,8 +29,6 @@ __all__ = [
     "write_report",
 ]
 
-NOT_MEASURED = "not measured"
-HEAD = re.compile(r"\A---\r?\n(.*?)\r?\n---\r?\n", re.DOTALL)
 # (title, group, column)
 COLUMNS = (
     ("seen", "all", "seen"),
@@ -43,7 +39,6 @@ COLUMNS = (
 )
 # Rows that go into the card's machine-readable part; the others explain these.
 INDEXED = ("click_1", "click_1_oracle", "click_3", "click_5", "box", "rough_mask", "phrase", "phrase_click")
-REQUIRED_HEAD = {"library_name": "transformers", "pipeline_tag": "mask-generation", "license": "apache-2.0"}
 
 
 def _cell(entry: dict | None) -> str:
@@ -185,58 +180,12 @@ def model_index(results: dict) -> list[EvalResult]:
     return found
 
 
-class _NotMeasured(jinja2.ChainableUndefined):
-    """A placeholder that no result fills; chains, so that `a.b.c` of nothing is nothing."""
-
-    def __str__(self) -> str:
-        return NOT_MEASURED
-
-    __html__ = __str__
-
-
-def _missing(value: Any) -> bool:
-    return value is None or isinstance(value, jinja2.Undefined)
-
-
-def _formatted(pattern: str) -> Any:
-    return lambda value: NOT_MEASURED if _missing(value) else format(value, pattern)
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        undefined=_NotMeasured,
-        finalize=lambda value: NOT_MEASURED if _missing(value) else value,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # Markdown, not HTML
-    )
-    environment.filters["iou"] = _formatted(".3f")
-    environment.filters["percent"] = _formatted(".1%")
-    environment.filters["count"] = _formatted(",")
-    environment.filters["decimal"] = _formatted(".1f")
-    return environment
-
-
-def _check_card(card: ModelCard) -> None:
-    head = card.data.to_dict()
-    for key, expected in REQUIRED_HEAD.items():
-        if head.get(key) != expected:
-            raise ValueError(f"template: expected {key}: {expected} in the YAML head, got {head.get(key)!r}")
-    for key in ("tags", "metrics"):
-        if not isinstance(head.get(key), list) or not head[key]:
-            raise ValueError(f"template: expected a list under {key} in the YAML head, got {head.get(key)!r}")
-
-
-def render_card(results: dict | None, template: str | os.PathLike, **facts: Any) -> str:
-    """Fill the model card's template.
-
-    The template's YAML head is the card's; `model-index` is added from the results. Its body is Jinja: `results` is
-    the whole dictionary, `table` and `absent` are the printed results, and every fact is a name of its own.
+def render_card(results: dict | None, template: str | os.PathLike | None = None, **facts: Any) -> str:
+    """The model card of a checkpoint with what was measured of it; see `sam_hf.hub.model_card.fill_card`.
 
     Args:
         results: What `synthetic.evaluate` returned or `read_report` read; None if nothing was measured yet.
-        template: Path of the template.
+        template: Path of the template; None: the package's.
         facts: What the results do not know, e.g. `cpu_hours=3.5`, `recipe="..."`, `checkpoint_mb=11.2`.
 
     Returns:
@@ -250,38 +199,29 @@ def render_card(results: dict | None, template: str | os.PathLike, **facts: Any)
     hidden = {"results", "table", "absent"} & set(facts)
     if hidden:
         raise ValueError(f"facts: {sorted(hidden)} come from the results; expected other names")
-    text = Path(template).read_text(encoding="utf-8")
-    head = HEAD.match(text)
-    if head is None:
-        raise ValueError(f"template: expected a YAML head between two --- lines in {template}, got none")
     measured = results or {}
-    data = ModelCardData(**yaml.safe_load(head.group(1)))
-    data.eval_results = model_index(measured) or None
-    data.model_name = facts.get("model_name") or measured.get("setup", {}).get("model") or "sam_hf"
-    try:
-        body = _environment().from_string(text[head.end() :])
-    except jinja2.TemplateSyntaxError as error:
-        raise ValueError(f"template: {template}, line {error.lineno} of the body: {error.message}") from error
-    rendered = body.render(
-        results=results or _NotMeasured(name="results"),
-        table=format_table(measured, notes=False),
-        absent=format_absent(measured),
-        **({"model_name": data.model_name} | facts),
-    )
-    card = ModelCard(f"---\n{data.to_yaml()}\n---\n{rendered}")
-    _check_card(card)
-    return str(card)
+    facts = {"model_name": measured.get("setup", {}).get("model")} | facts
+    printed = {"table": format_table(measured, notes=False), "absent": format_absent(measured)}
+    return fill_card(facts, results, template, **printed, eval_results=model_index(measured))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m sam_hf.evaluation.report`: render a model card from results and facts."""
     parser = argparse.ArgumentParser(prog="python -m sam_hf.evaluation.report", description=main.__doc__)
-    parser.add_argument("--results", help="JSON of `evaluate`; without it every number is 'not measured'")
-    parser.add_argument("--template", default="model_card.md")
-    parser.add_argument("--facts", help="JSON object with what the results do not know (cpu_hours, recipe, ...)")
+    parser.add_argument("--results", help="JSON of `evaluate synthetic`; without it every number is 'not measured'")
+    parser.add_argument("--text-results", help="JSON of `evaluate text`")
+    parser.add_argument("--checkpoint", help="folder, from which size and training facts are read")
+    parser.add_argument("--template", help="another template than the package's")
+    parser.add_argument("--facts", help="JSON object with what the files do not know (cpu_hours, recipe, kind, ...)")
     parser.add_argument("--output", help="where to write the card; without it, it is printed")
     options = parser.parse_args(arguments)
-    facts = json.loads(Path(options.facts).read_text(encoding="utf-8")) if options.facts else {}
+    facts = describe_checkpoint(options.checkpoint) if options.checkpoint else {}
+    if options.facts:
+        facts |= json.loads(Path(options.facts).read_text(encoding="utf-8"))
+    if options.text_results:
+        from .text_report import format_text_results  # which imports this module
+
+        facts["text_table"] = format_text_results(read_report(options.text_results))
     card = render_card(read_report(options.results) if options.results else None, options.template, **facts)
     if options.output:
         Path(options.output).write_text(card, encoding="utf-8")

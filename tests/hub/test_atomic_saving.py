@@ -1,0 +1,236 @@
+"""Saving: until all is written the earlier files are as they were, and what fails leaves nothing behind."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from sam_hf import SamModel, SamProcessor
+from sam_hf.model import atomic_saving
+from sam_hf.model.atomic_saving import PART, replaced_whole, saved_whole
+
+
+@pytest.fixture(scope="module")
+def model(text_checkpoint):
+    return SamModel.from_pretrained(text_checkpoint)
+
+
+def _marked(model: SamModel, value: float) -> SamModel:
+    with torch.no_grad():
+        model.mask_decoder.iou_token.weight.fill_(value)
+    return model
+
+
+def _mark(folder: Path) -> float:
+    return float(SamModel.from_pretrained(folder).mask_decoder.iou_token.weight[0, 0].detach())
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def _fails(name: str, error: Exception):
+    """Writes as it should, until the file of that name: half of it is there, and no more comes."""
+    real = open
+
+    def opened(path, mode="r", *args, **kwargs):
+        if "w" in mode and os.path.basename(str(path)) == name:
+            with real(path, "w") as file:
+                file.write("{")
+            raise error
+        return real(path, mode, *args, **kwargs)
+
+    return opened
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("error", [FULL, KeyboardInterrupt()], ids=["full", "Ctrl-C"])
+@pytest.mark.parametrize("fresh", [True, False], ids=["a new folder", "over an old one"])
+def test_a_failure_while_weights_are_written(error, fresh, model, tmp_path, monkeypatch):
+    folder = tmp_path / "deep" / "folder"
+    if not fresh:
+        _marked(model, 1.0).save_pretrained(folder)
+        (folder / "notes.txt").write_text("mine")
+    before = _contents(tmp_path)
+
+    def half(tensors, filename, metadata=None):
+        Path(filename).write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr("transformers.modeling_utils.safe_save_file", half)
+    with pytest.raises(type(error)) as caught:
+        _marked(model, 2.0).save_pretrained(folder)
+    assert _contents(tmp_path) == before
+    if fresh:
+        assert not list(tmp_path.iterdir())
+    else:
+        assert not list(folder.glob(f"{PART}*")) and _mark(folder) == 1.0
+    if isinstance(error, OSError):
+        assert (
+            caught.value.errno == errno.ENOSPC and "untouched" in str(caught.value) and "folder" in str(caught.value)
+        )
+
+
+@pytest.mark.parametrize("file", ["preprocessor_config.json", "processor_config.json", "config.json"])
+def test_a_failure_while_json_is_written(file, model, text_checkpoint, tmp_path, monkeypatch):
+    processor = SamProcessor.from_pretrained(text_checkpoint)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    before = _contents(tmp_path)
+    monkeypatch.setattr("builtins.open", _fails(file, FULL))
+    with pytest.raises(OSError, match="nothing was saved"):
+        (model.config if file == "config.json" else processor).save_pretrained(tmp_path)
+    monkeypatch.undo()
+    assert _contents(tmp_path) == before
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of one megabyte."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no disk may be mounted here")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_disk_that_is_really_full(small_disk, model):
+    _marked(model, 1.0).save_pretrained(small_disk)
+    (small_disk / "filler").write_bytes(bytes(400_000))
+    before = _contents(small_disk)
+    with pytest.raises(OSError, match="No space left"):
+        with saved_whole(small_disk) as part:
+            _marked(model, 2.0).save_pretrained(part)
+            (Path(part) / "more").write_bytes(bytes(900_000))
+    assert _contents(small_disk) == before and _mark(small_disk) == 1.0
+    with pytest.raises(OSError, match="No space left"):  # as safetensors says it
+        with saved_whole(small_disk) as part:
+            from safetensors.torch import save_file
+
+            save_file({"x": torch.zeros(300_000)}, Path(part) / "model.safetensors")
+    assert _contents(small_disk) == before
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from sam_hf.model.atomic_saving import saved_whole
+with saved_whole(sys.argv[1]) as part:
+    (Path(part) / "model.safetensors").write_bytes(b"half")
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_kill_while_weights_are_written(model, tmp_path, monkeypatch):
+    _marked(model, 1.0).save_pretrained(tmp_path)
+    before = _contents(tmp_path)
+    with subprocess.Popen([sys.executable, "-c", WRITER, tmp_path], stdout=subprocess.PIPE) as writer:
+        assert writer.stdout.readline() == b"writing\n"
+        writer.send_signal(signal.SIGKILL)
+    left = list(tmp_path.glob(f"{PART}*"))
+    assert len(left) == 1 and _contents(tmp_path).items() >= before.items() and _mark(tmp_path) == 1.0
+    _marked(model, 2.0).save_pretrained(tmp_path)  # perhaps somebody else's, who still writes: it stays
+    assert left[0].exists() and _mark(tmp_path) == 2.0
+    os.utime(left[0], (0, time.time() - 2 * atomic_saving.STALE))
+    model.save_pretrained(tmp_path)
+    assert not left[0].exists()
+
+
+def test_a_folder_that_may_not_be_written(model, tmp_path, monkeypatch):
+    _marked(model, 1.0).save_pretrained(tmp_path)
+    before = _contents(tmp_path)
+    tmp_path.chmod(0o555)
+    if os.access(tmp_path, os.W_OK):  # an administrator may write everywhere
+
+        def refuse(*args, **kwargs):
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        monkeypatch.setattr(atomic_saving.tempfile, "mkdtemp", refuse)
+    try:
+        with pytest.raises(PermissionError, match="untouched"):
+            _marked(model, 2.0).save_pretrained(tmp_path)
+    finally:
+        tmp_path.chmod(0o755)
+    assert _contents(tmp_path) == before and _mark(tmp_path) == 1.0
+
+
+def test_a_file_in_the_way(model, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for saver in (model, model.config):
+        with pytest.raises(OSError, match="expected a folder, got a file"):
+            saver.save_pretrained(tmp_path / "file")
+    (tmp_path / "folder" / "config.json").mkdir(parents=True)
+    with pytest.raises(OSError, match="a folder stands where a file"):
+        model.save_pretrained(tmp_path / "folder")
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["config.json"]
+
+
+def test_one_file_or_several_the_last_save_is_loaded(model, tmp_path):
+    def names():
+        return sorted(path.name for path in tmp_path.iterdir() if "safetensors" in path.name)
+
+    for mark, size in enumerate(["1GB", "40KB", "40KB", "20KB", "1GB"]):
+        _marked(model, float(mark)).save_pretrained(tmp_path, max_shard_size=size)
+        assert _mark(tmp_path) == mark
+        assert (names() == ["model.safetensors"]) == (size == "1GB")
+        assert len({name.split("-of-")[1] for name in names() if "-of-" in name}) == (size != "1GB")
+    model.save_pretrained(tmp_path, variant="half", max_shard_size="40KB")
+    assert "model.safetensors" in names() and "model.safetensors.index.half.json" in names()
+    model.save_pretrained(tmp_path, variant="half")
+    assert names() == ["model.half.safetensors", "model.safetensors"]
+
+
+def test_a_link_is_replaced_and_not_written_through(model, tmp_path):
+    """As in the Hub's cache, where the files of a snapshot are links to contents that others use too."""
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "content").write_text("another's")
+    (tmp_path / "config.json").symlink_to(tmp_path / "cache" / "content")
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "cache" / "content").read_text() == "another's" and not (tmp_path / "config.json").is_symlink()
+
+
+def test_what_a_processor_says_it_has_written_is_there(text_checkpoint, tmp_path):
+    written = SamProcessor.from_pretrained(text_checkpoint).save_pretrained(tmp_path)
+    assert written and all(Path(path).is_file() and Path(path).parent == tmp_path for path in written)
+
+
+def test_a_whole_folder_is_replaced_or_stays(tmp_path, monkeypatch):
+    folder = tmp_path / "checkpoint"
+    for content in ("old", "new"):
+        with replaced_whole(folder) as part:
+            (part / content).write_text(content)
+    assert _contents(tmp_path) == {"checkpoint/new": b"new"}
+    with pytest.raises(RuntimeError):
+        with replaced_whole(folder) as part:
+            (part / "newer").write_text("newer")
+            raise RuntimeError
+    assert _contents(tmp_path) == {"checkpoint/new": b"new"}
+    real = Path.rename
+
+    def refuse(self, target):
+        if self.suffix == ".partial":
+            raise OSError(errno.EIO, "Input/output error")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OSError):
+        with replaced_whole(folder) as part:
+            (part / "newer").write_text("newer")
+    monkeypatch.undo()
+    assert _contents(tmp_path) == {"checkpoint/new": b"new"}
+    folder.rename(tmp_path / ".checkpoint.earlier")  # killed between the two renames
+    with pytest.raises(RuntimeError):
+        with replaced_whole(folder):
+            raise RuntimeError
+    assert _contents(tmp_path) == {"checkpoint/new": b"new"}
