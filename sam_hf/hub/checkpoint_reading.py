@@ -102,7 +102,8 @@ def read_checkpoint(
             unused |= read_weight_file(place / UNUSED_WEIGHTS, max_bytes)[0]
         if (place / CALIBRATION).is_file():
             files[CALIBRATION] = (place / CALIBRATION).read_bytes()
-    processor = _processor(config, place, record.get("image_processor"), pixels)
+    with _sentence(f"{name!r} has settings of an image processor that cannot be used"):
+        processor = _processor(config, place, record.get("image_processor"), pixels)
     return Checkpoint(name, config, weights, processor, unused, files, tuple(notes))
 
 
@@ -129,9 +130,8 @@ def _processor(
     for name, setting in (("pixel_mean", "image_mean"), ("pixel_std", "image_std")):
         if name in pixels:  # Meta's are of pixels from 0 to 255
             known[setting] = [round(value / 255, 6) for value in pixels[name].flatten().tolist()]
-    with _sentence("the record's image_processor cannot be used"):
-        settings = {name: value for name, value in dict(settings or {}).items() if name in SETTINGS}
-        return SamProcessor(SamImageProcessor(**known | settings), text_config=config.text_config)
+    settings = {name: value for name, value in dict(settings or {}).items() if name in SETTINGS}
+    return SamProcessor(SamImageProcessor(**known | settings), text_config=config.text_config)
 
 
 def _read_config(config: str | os.PathLike | SamConfig) -> SamConfig:

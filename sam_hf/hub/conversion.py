@@ -11,6 +11,7 @@ Source: transformers' conversion script for SAM. Differs in: both directions, an
 shards, wrapped checkpoints; the epsilon of the decoder's norms is Meta's 1e-5, where that script leaves 1e-6.
 """
 
+import functools
 import json
 import os
 from dataclasses import dataclass, replace
@@ -110,7 +111,8 @@ def convert(
     if is_file:
         checkpoint = _write_meta(checkpoint, model, place)
     else:
-        write_folder(place, model, checkpoint.processor, checkpoint.unused, checkpoint.files)
+        dtype = checkpoint.config.dtype or _widest(model)
+        write_folder(place, model, checkpoint.processor, dtype, checkpoint.unused, checkpoint.files)
     dtypes = {str(weight.dtype).removeprefix("torch.") for weight in model.parameters()}
     return Conversion(
         target=str(target),
@@ -179,12 +181,17 @@ def _fill(checkpoint: Checkpoint) -> SamModel:
         if names:
             first = f"{names[0]!r} {shapes.get(names[0], '')}".strip()
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            of = f"{checkpoint.name!r}, as {describe(checkpoint.config)}," if problem == "lacks" else "the model"
-            raise ValueError(f"{of} {problem} {first}{more}; it was read as {describe(checkpoint.config)}")
+            read_as = f"read as {describe(checkpoint.config)}, it"
+            raise ValueError(f"{checkpoint.name!r} is no whole SAM: {read_as} {problem} {first}{more}")
     model.load_state_dict(checkpoint.weights, assign=True)
     model.tie_weights()
     check_finite(model, checkpoint.name)
     return model.eval()
+
+
+def _widest(model: SamModel) -> torch.dtype:
+    """The number format that holds every weight of a model."""
+    return functools.reduce(torch.promote_types, (weight.dtype for weight in model.parameters()))
 
 
 def _write_meta(checkpoint: Checkpoint, model: SamModel, place: Path) -> Checkpoint:
@@ -229,5 +236,6 @@ def _changed(config: SamConfig, **fields: Any) -> SamConfig:
         prompt_encoder_config=config.prompt_encoder_config,
         mask_decoder_config=config.mask_decoder_config,
         initializer_range=config.initializer_range,
+        dtype=config.dtype,
         **fields,
     )

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sam_hf.hub.weight_files import RECORD
+from sam_hf.hub.weight_files import RECORD, read_json
 from sam_hf.model.atomic_saving import replaced_whole
 from sam_hf.model.modeling_sam import SamModel
 from sam_hf.model.processing_sam import SamProcessor
@@ -86,7 +86,12 @@ def plan_target(target: Path, is_file: bool, overwrite: bool) -> None:
 
 
 def write_folder(
-    target: Path, model: SamModel, processor: SamProcessor, unused: Mapping[str, Tensor], more: Mapping[str, bytes]
+    target: Path,
+    model: SamModel,
+    processor: SamProcessor,
+    dtype: torch.dtype | str,
+    unused: Mapping[str, Tensor],
+    more: Mapping[str, bytes],
 ) -> None:
     """Writes a transformers folder: configuration, weights, processor.
 
@@ -94,6 +99,7 @@ def write_folder(
         target: The folder; one that is there is replaced.
         model: Filled with the weights.
         processor: What prepares its inputs.
+        dtype: What the model is to be loaded in; its file keeps the format of every weight, which may be narrower.
         unused: Weights of the source that have no place in the model.
         more: Further files by name.
 
@@ -102,6 +108,8 @@ def write_folder(
     """
     with _refusals(target), replaced_whole(target) as aside:
         model.save_pretrained(aside)
+        config = read_json(aside / "config.json") | {"dtype": str(dtype).removeprefix("torch.")}
+        (aside / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         processor.save_pretrained(aside)
         if unused:
             save_file({name: tensor.clone() for name, tensor in unused.items()}, aside / UNUSED_WEIGHTS)

@@ -1,0 +1,211 @@
+"""What conversion refuses: by the name of the file, in one sentence, running nothing and leaving nothing behind."""
+
+import os
+import pickle
+import zipfile
+from argparse import Namespace
+
+import pytest
+import torch
+
+from sam_hf import SamConfig, SamModel, SamProcessor
+from sam_hf.hub.conversion import convert
+from sam_hf.hub.meta_names import to_meta_names
+
+VISION = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 32,
+    "patch_size": 8,
+    "output_channels": 32,
+    "num_pos_feats": 16,
+    "window_size": 2,
+    "global_attn_indexes": [1],
+}
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return SamModel(SamConfig(vision_config=VISION, mask_decoder_config={"mlp_dim": 16, "iou_head_hidden_dim": 16}))
+
+
+@pytest.fixture
+def weights(model):
+    return {name: weight.detach().clone() for name, weight in to_meta_names(model.state_dict()).items()}
+
+
+class Command:
+    """A pickle of this makes a file when it is read as Python reads pickles."""
+
+    def __reduce__(self):
+        return os.system, ("touch was_run",)
+
+
+class ByCode(Command):
+    def __reduce__(self):
+        return eval, ("open('was_run', 'w')",)
+
+
+def refused(source, target="target", **options):
+    """The sentence by which a conversion is refused; nothing has been written or run."""
+    with pytest.raises(ValueError) as caught:
+        convert(source, target, **options)
+    assert not os.path.exists(target) and not os.path.exists("was_run")
+    assert not [name for name in os.listdir() if name.startswith(".sam_hf") or ".partial" in name]
+    message = str(caught.value)
+    assert "\n" not in message and str(source) in message
+    return message
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("code, asked", [(Command, "system"), (ByCode, "eval"), (Namespace, "argparse.Namespace")])
+def test_pickles_with_code(weights, code, asked, legacy):
+    torch.save({"model": weights, "args": code()}, "evil.pth", _use_new_zipfile_serialization=not legacy)
+    assert asked in refused("evil.pth") and "nothing of it was run" in refused("evil.pth")
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_plain_pickles_and_pickled_models(model, protocol):
+    with open("evil.bin", "wb") as file:
+        pickle.dump({"w": Command()}, file, protocol=protocol)
+    assert "system" in refused("evil.bin")
+    torch.save(torch.nn.Linear(2, 2), "module.pt")
+    assert "torch.nn.modules.linear.Linear" in refused("module.pt")
+
+
+def test_folders_with_code(model):
+    model.config.save_pretrained("folder")
+    torch.save({"w": Command()}, "folder/pytorch_model.bin")
+    assert "system" in refused("folder")
+
+
+def test_old_torch_reads_no_pickle(weights, monkeypatch):
+    torch.save(weights, "sam.pth")
+    monkeypatch.setattr(torch, "__version__", "2.9.1")
+    assert "needs torch 2.10" in refused("sam.pth")
+
+
+def test_damaged_files(weights, tmp_path):
+    torch.save(weights, "whole.pth")
+    whole = (tmp_path / "whole.pth").read_bytes()
+    for name, content in {
+        "cut.pth": whole[: len(whole) // 2],
+        "empty.pth": b"",
+        "text.pth": b"version https://lfs\n",
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        refused(name)
+    (tmp_path / "cut.safetensors").write_bytes(b"\xff" * 8 + b"{}")
+    refused("cut.safetensors")
+    with zipfile.ZipFile("whole.pth") as archive, zipfile.ZipFile("bomb.pth", "w", zipfile.ZIP_DEFLATED) as bomb:
+        for entry in archive.infolist():
+            bomb.writestr(entry.filename, archive.read(entry))
+    assert "compressed" in refused("bomb.pth")
+    assert "over the cap" in refused("whole.pth", max_bytes=1000)
+    torch.save({"huge": torch.zeros(1).expand(1 << 40)}, "wide.pth")
+    assert "unfolds" in refused("wide.pth")
+
+
+CHANGES = {
+    "missing": (lambda w: w.pop("mask_decoder.iou_token.weight"), "'mask_decoder.iou_token.weight' is missing"),
+    "missing bias": (lambda w: w.pop("image_encoder.neck.1.bias"), "lacks 'vision_encoder.neck.layer_norm1.bias'"),
+    "adapter": (lambda w: w.update({"mask_decoder.hf_token.weight": torch.ones(1)}), "'mask_decoder.hf_token.weight'"),
+    "lora": (lambda w: w.update({"image_encoder.blocks.0.attn.lora_a": torch.ones(1)}), "lora_a"),
+    "shape": (lambda w: w.update({"image_encoder.neck.3.bias": torch.ones(3)}), "another shape"),
+    "nan": (lambda w: w["image_encoder.neck.3.bias"].fill_(torch.nan), "not finite"),
+    "beside": (lambda w: [w.update({f"sam.{n}": w.pop(n)}) for n in list(w)] + [w.update(x=torch.ones(1))], "'x'"),
+    "gap": (lambda w: [w.pop(n) for n in list(w) if ".blocks.0." in n], "gaps"),
+    "quantized": (lambda w: w.update({"image_encoder.neck.3.bias": torch.ones(32, dtype=torch.int8)}), "int8"),
+    "flat": (lambda w: w.update({"image_encoder.patch_embed.proj.weight": torch.ones(3)}), "must have 4 dimensions"),
+    "heads": (lambda w: w.update({"mask_decoder.transformer.layers.0.cross_attn_token_to_image.q_proj.weight":
+                                  torch.ones(12, 32)}), "8 heads"),
+    "pruned": (lambda w: w.update({f"image_encoder.blocks.0.attn.{p}.weight": torch.ones(n, 16)
+                                   for p, n in zip("qkv", (8, 8, 16), strict=True)}), "globally pruned"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_weights_that_are_no_sam(weights, change):
+    alter, said = CHANGES[change]
+    alter(weights)
+    torch.save(weights, "odd.pth")
+    assert said in refused("odd.pth")
+
+
+def test_other_models(weights):
+    for content, said in {
+        "encoder": ({"blocks.0.norm1.weight": torch.ones(2)}, "image encoder alone"),
+        "sam2": ({"image_encoder.trunk.pos_embed": torch.ones(2)}, "SAM 2"),
+        "list": ([torch.ones(2)], "got a list"),
+        "nothing": ({}, "no SAM weights"),
+    }.values():
+        torch.save(content, "other.pt")
+        assert said in refused("other.pt")
+    assert "neither SAM's ViT nor" in _without_encoder(weights)
+
+
+def _without_encoder(weights):
+    torch.save({name: value for name, value in weights.items() if "patch_embed" not in name}, "half.pt")
+    return refused("half.pt")
+
+
+def test_a_record_that_lies_is_refused(model):
+    model.save_pretrained("folder")
+    convert("folder", "sam.pth")
+    with zipfile.ZipFile("sam.pth") as archive:
+        entries = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    for lie in (
+        b'{"config": 3}',
+        b'{"config": {"model_type": "llama"}}',
+        b'{"image_processor": {"size": 7.5}}',
+        b"{",
+        b"[]",
+    ):
+        with zipfile.ZipFile("lie.pth", "w") as archive:
+            for name, content in entries.items():
+                archive.writestr(name, lie if name.endswith("sam_hf.json") else content)
+        if lie == b"[]":  # no record at all: the tensors are enough
+            convert("lie.pth", "target")
+        else:
+            refused("lie.pth")
+
+
+def test_targets(model, tmp_path, monkeypatch):
+    model.save_pretrained("folder")
+    convert("folder", "sam.pth")
+    kept = (tmp_path / "sam.pth").read_bytes()
+    for target, options, said in (
+        ("sam.pth", {}, "exists already"),
+        ("folder", {}, "exists already"),
+        ("folder", {"to": "meta", "overwrite": True}, "is a folder"),
+        ("x.safetensors", {}, "ending in .pth"),
+        ("x", {"to": "onnx"}, "expected one of"),
+        ("sam.pth/x", {}, "cannot write"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            convert("sam.pth" if target != "sam.pth" else "folder", target, **options)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="thesis.txt"):
+        convert("folder", "mine", overwrite=True)
+    convert("sam.pth", "copy")
+    before = sorted(os.listdir("copy"))
+
+    def full_disk(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(SamProcessor, "save_pretrained", full_disk)
+    monkeypatch.setattr("sam_hf.hub.converted_files.os.replace", full_disk)
+    with pytest.raises(ValueError, match="cannot write 'copy': No space left"):
+        convert("sam.pth", "copy", overwrite=True)
+    with pytest.raises(ValueError, match="cannot write 'sam.pth': No space left"):
+        convert("folder", "sam.pth", overwrite=True)
+    assert sorted(os.listdir("copy")) == before and (tmp_path / "sam.pth").read_bytes() == kept
+    assert sorted(os.listdir()) == ["copy", "folder", "mine", "sam.pth"]
