@@ -129,17 +129,18 @@ def fit_calibration(
     Args:
         segmenter: A `SamTextSegmenter`; its own calibration plays no part, but its other curves stay.
         pictures: Present and absent phrases of each picture: training data, never what is evaluated.
-        groundings: Ways by name; "auto" is none of its own.
+        groundings: Ways by name; "auto" is one of its own on a checkpoint with a text branch only.
         keep: Share of the present phrases that the verdict keeps.
         instances: As they will be asked for.
         total: How many pictures, for the progress bar.
         progress: Show it on stderr.
 
     Raises:
-        ValueError: "auto" is among the groundings, or there are no present or no absent phrases.
+        ValueError: "auto" is among the groundings and takes now one way, now another, or there are no present or no
+            absent phrases.
     """
-    if "auto" in groundings:
-        raise ValueError("grounding: expected the ways themselves to calibrate, such as learned or dense; got auto")
+    if "auto" in groundings and not segmenter.has_text_branch:
+        raise ValueError("grounding: expected the ways themselves to calibrate, such as dense; got auto")
     evidence: dict[str, tuple[list, list]] = defaultdict(lambda: ([], []))
     console = Console(stderr=True)
     for samples in track(pictures, "calibrating", total=total, console=console, transient=True, disable=not progress):

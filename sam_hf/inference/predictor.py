@@ -144,6 +144,11 @@ class SamPredictor:
                 "points, a box or a mask"
             )
 
+    @property
+    def has_alignment(self) -> bool:
+        """Whether this checkpoint says by itself where phrases are, see `SamModel.get_text_alignment`."""
+        return self.model.prompt_encoder.text_alignment is not None
+
     @torch.inference_mode()
     def text_vectors(self, text: Sequence[str]) -> torch.Tensor:
         """What the checkpoint's text branch makes of P phrases: (P,D) unit norm, in CLIP's joint space.

@@ -25,6 +25,7 @@ from .mask_decoder import SamMaskDecoder
 from .pretrained_sam import SamPreTrainedModel, captures_outputs
 from .prompt_encoder import SamPositionalEmbedding, SamPromptEncoder
 from .stand_in import can_stand_in
+from .text_alignment import SamTextAlignment
 from .tiny_vit_encoder import SamTinyViTEncoder
 from .two_way_transformer import SamTwoWayAttentionBlock
 
@@ -250,6 +251,35 @@ class SamModel(SamPreTrainedModel):
             return vectors
         return vectors.masked_fill(~attention_mask.bool().any(dim=-1, keepdim=True), float("nan"))
 
+    def get_text_alignment(self, image_embeddings: Tensor, text_embeds: Tensor, masks: Tensor | None = None) -> Tensor:
+        """Where phrases are, or whether they suit masks; see `text_alignment`.
+
+        Args:
+            image_embeddings: (B,C,h,w).
+            text_embeds: (B,P,D), see `get_text_embeds`; NaN in, NaN out.
+            masks: (B,P,4h,4w) logits or booleans, one per phrase, in the frame of `pred_masks`.
+
+        Returns:
+            Log-odds that a cell lies on what the phrase names, (B,P,h,w) float32; with masks, that the phrase is true
+            of what the mask shows, (B,P) float32.
+
+        Raises:
+            ValueError: This checkpoint has no such part (`config.text_config.alignment`), or a shape is wrong.
+        """
+        self._require_text("text_embeds")
+        alignment = self.prompt_encoder.text_alignment
+        if alignment is None:
+            raise ValueError("this checkpoint's text branch has no alignment: its `text_config.alignment` is False")
+        width = self.config.text_config.embed_dim
+        _check_shape("text_embeds", text_embeds, "(B, P, D)", (len(image_embeddings), None, width))
+        if masks is None:
+            return alignment(image_embeddings, text_embeds)
+        height, width = image_embeddings.shape[-2:]
+        _check_shape("masks", masks, "(B, P, 4h, 4w)", (*text_embeds.shape[:2], 4 * height, 4 * width))
+        shares = nn.functional.avg_pool2d((masks > 0).float(), 4)  # (B,P,h,w)
+        seen = alignment.regions(alignment.cells(image_embeddings), shares)
+        return alignment.compare(seen, text_embeds).diagonal(dim1=-2, dim2=-1)
+
     def get_prompt_embeddings(
         self,
         input_points: Tensor | None = None,
@@ -317,6 +347,8 @@ class SamModel(SamPreTrainedModel):
                 for embedding in [child, *(child if isinstance(child, nn.ModuleList) else [])]:
                     if isinstance(embedding, nn.Embedding):
                         init.normal_(embedding.weight, std=1.0)
+        elif isinstance(module, SamTextAlignment):
+            module.init_weights()
         elif module is self.prompt_encoder.text_encoder:
             _init_text_tower(module)
 

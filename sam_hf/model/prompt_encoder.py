@@ -22,6 +22,7 @@ from transformers.activations import ACT2FN
 
 from .configuration_sam import SamConfig, SamPromptEncoderConfig
 from .layers import SamLayerNorm
+from .text_alignment import SamTextAlignment
 from .text_encoder import build_text_tower
 
 PADDING = -10  # label of a padding point; four of it are a padding box
@@ -82,11 +83,13 @@ class SamPromptEncoder(nn.Module):
         self.not_a_point_embed = nn.Embedding(1, config.hidden_size)
         self.mask_embed = SamMaskEmbedding(config)
         self.no_mask_embed = nn.Embedding(1, config.hidden_size)
-        self.text_encoder = None
+        self.text_encoder, self.text_alignment = None, None
         if text_config is not None:
             self.text_encoder = build_text_tower(text_config)
             self.text_projection = nn.Linear(text_config.embed_dim, config.hidden_size)
             self.text_embed = nn.Embedding(1, config.hidden_size)
+            if text_config.alignment:
+                self.text_alignment = SamTextAlignment(config.hidden_size, text_config.embed_dim)
 
     def forward(
         self,

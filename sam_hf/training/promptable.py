@@ -18,12 +18,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from sam_hf.model.text_alignment import SamTextAlignment
 from sam_hf.training import losses
 from sam_hf.training import prompt_sampling as sampling
 from sam_hf.training.first_prompts import Prompts, draw_kinds, first_prompts
 from sam_hf.training.presets import FROM_SCRATCH, PromptableConfig
 from sam_hf.training.preview import contact_sheet
-from sam_hf.training.text_alignment import TextAlignment
+from sam_hf.training.text_alignment import alignment_loss
 
 
 def round_plan(config: PromptableConfig, step: int) -> tuple[bool, list[bool]]:
@@ -75,13 +76,13 @@ class SamForPromptableTraining(nn.Module):
         if from_images and config.text_gap != "none" and text_means is None:
             raise ValueError(f"text_gap {config.text_gap!r} needs text_means, got None")
         self.crop_encoder = crop_encoder
-        self.text_alignment = None
+        self.alignment = None  # of a model that keeps none
         if config.text_alignment > 0:
             if model.config.text_config is None:
                 raise ValueError(f"text_alignment {config.text_alignment} needs a model with a text branch")
-            self.text_alignment = TextAlignment(
-                model.config.mask_decoder_config.hidden_size, model.config.text_config.embed_dim
-            )
+            if model.prompt_encoder.text_alignment is None:
+                width = model.config.text_config.embed_dim
+                self.alignment = SamTextAlignment(model.prompt_encoder.hidden_size, width)
         self.register_buffer("text_shift", text_means[1] - text_means[0] if text_means else None, persistent=False)
 
     def train(self, mode: bool = True) -> SamForPromptableTraining:
@@ -157,7 +158,7 @@ class SamForPromptableTraining(nn.Module):
         output = self._interaction(
             embeddings, masks, truth, text_embeds, has_text, present, absent, pixel_values.shape[-1], step
         )
-        if self.text_alignment is not None and text_embeds is not None:
+        if self.config.text_alignment > 0 and text_embeds is not None:
             told = has_text & (present | absent)
             rivals = None if rival_ids is None else self.model.get_text_embeds(rival_ids, rival_mask)
             aligned = self._alignment_loss(embeddings, text_embeds, truth & present[..., None, None], told, rivals)
@@ -198,9 +199,10 @@ class SamForPromptableTraining(nn.Module):
         told: torch.Tensor,
         rivals: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Mean `TextAlignment` loss of the slots `told` (B, P) that have a phrase."""
+        """Mean `alignment_loss` of the slots `told` (B, P) that have a phrase."""
         with torch.autocast(device_type=embeddings.device.type, enabled=False):
-            loss = self.text_alignment(embeddings.float(), text, truth, told, rivals)
+            alignment = self.alignment or self.model.prompt_encoder.text_alignment
+            loss = alignment_loss(alignment, embeddings, text, truth, told, rivals)
             return loss.sum() / _mean_over_processes(told.sum()).clamp(min=1.0)
 
     @torch.no_grad()

@@ -1,83 +1,141 @@
 """A second lesson for the text branch: the image embedding against the phrases, cell by cell and object by object.
 
 The decoder has to find a phrase's object through attention, and a small model that starts from nothing stays long
-where phrases mean nothing to it. Here a linear map takes each cell into CLIP's joint space, and its cosine with the
-phrase says whether the cell lies on the object. The mean over the object's cells must also match its own phrase better
-than the other phrases of the batch do, and better than *rivals*: phrases that are true of nothing in its image. So the
-image encoder learns what phrases talk about, and the decoder finds it there. The map is thrown away after training.
+where phrases mean nothing to it. Here each cell's log-odds of lying on the phrase's object (`model.text_alignment`)
+are held against the truth. The mean over the object's cells must also match its own phrase better than the other
+phrases of the batch do, and better than *rivals*: phrases that are true of nothing in its image. So the image encoder
+learns what phrases talk about, and the decoder finds it there. And the soft maximum over a picture's cells must say
+whether the phrase is true of anything in it. A checkpoint that keeps the map (`text_config.alignment`) says with it
+where a phrase is, and whether it is there at all; `SamForTextAlignment` trains the map alone.
 
 Source: not in the Segment Anything paper; the dense matching is CLIPSeg's idea as a loss, the other CLIP's on regions.
 """
 
-import math
+from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sam_hf.model.text_alignment import SamTextAlignment
 from sam_hf.training import losses
 
 
-class TextAlignment(nn.Module):
-    """Balanced cross-entropy and dice of the cosine maps, and a contrastive loss of objects against phrases.
+class SamForTextAlignment(nn.Module):
+    """A step that trains a finished model's alignment and nothing else of it.
 
     Args:
-        channels: C of the image embedding.
-        text_width: D, width of CLIP's joint space.
+        model: A `SamModel` whose `text_config.alignment` is True; all other parameters are frozen.
+
+    Raises:
+        ValueError: the model has no alignment.
     """
 
-    def __init__(self, channels: int, text_width: int):
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.to_text = nn.Conv2d(channels, text_width, kernel_size=1)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
-        self.bias = nn.Parameter(torch.tensor(-3.0))
+        if model.prompt_encoder.text_alignment is None:
+            raise ValueError("model: expected one with text_config.alignment, got one without")
+        self.model = model.requires_grad_(False)
+        model.prompt_encoder.text_alignment.requires_grad_(True)
+
+    def train(self, mode: bool = True) -> SamForTextAlignment:
+        """What is frozen stays as at inference."""
+        super().train(mode)
+        self.model.eval()
+        return self
 
     def forward(
-        self, embeddings: Tensor, text_embeds: Tensor, masks: Tensor, told: Tensor, rivals: Tensor | None = None
-    ) -> Tensor:
-        """Loss of each phrase; 0 where there is none.
+        self,
+        pixel_values: Tensor,
+        masks: Tensor,
+        valid: Tensor,
+        absent: Tensor,
+        has_text: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        rival_ids: Tensor | None = None,
+        rival_mask: Tensor | None = None,
+    ) -> dict[str, Any]:
+        """Loss of a batch of `SceneDataset`; see `promptable.SamForPromptableTraining.forward`."""
+        with torch.no_grad():
+            embeddings = self.model.get_image_embeddings(pixel_values)
+            text = self.model.get_text_embeds(input_ids, attention_mask)
+            rivals = None if rival_ids is None else self.model.get_text_embeds(rival_ids, rival_mask)
+        low = 4 * embeddings.shape[-1]
+        truth = F.interpolate(masks.float(), size=(low, low), mode="area") > 0.5
+        told = valid & has_text
+        with torch.autocast(device_type=embeddings.device.type, enabled=False):
+            alignment = self.model.prompt_encoder.text_alignment
+            loss = alignment_loss(alignment, embeddings.float(), text, truth & ~absent[..., None, None], told, rivals)
+        return {"loss": loss.sum() / told.sum().clamp(min=1), "metrics": {}}
 
-        Args:
-            embeddings: Image embeddings (B,C,h,w).
-            text_embeds: (B,P,D) unit norm.
-            masks: Where the phrases' objects are, (B,P,4h,4w) bool; nowhere for absent ones.
-            told: Which places have a phrase, (B,P) bool.
-            rivals: Vectors (B,R,D) of phrases that are true of nothing in the image; NaN where there is none.
 
-        Returns:
-            (B,P) float32.
-        """
-        cells = F.normalize(self.to_text(embeddings).float(), dim=1)  # (B,D,h,w)
-        text = text_embeds.float().nan_to_num(0.0)
-        logits = self.log_scale.exp() * torch.einsum("bdhw,bpd->bphw", cells, text) + self.bias
-        shares = F.avg_pool2d(masks.float(), 4)  # how much of each cell is object, (B,P,h,w)
-        dense = losses.balanced_bce_loss(logits, shares) + losses.dice_loss(logits, shares)
-        area = shares.sum(dim=(-2, -1))
-        regions = torch.einsum("bdhw,bphw->bpd", cells, shares) / area.clamp(min=1e-3)[..., None]  # (B,P,D)
-        matched = (told & (area > 0)).flatten()
-        loss = torch.where(told, dense, 0.0)
-        if matched.sum() > 1:
-            contrast = torch.zeros_like(loss).flatten()
-            nearby = None if rivals is None else rivals.float().repeat_interleave(text.shape[1], dim=0)[matched]
-            contrast[matched] = self._contrast(regions.flatten(0, 1)[matched], text.flatten(0, 1)[matched], nearby)
-            loss = loss + contrast.unflatten(0, loss.shape)
-        return loss
+def alignment_loss(
+    alignment: SamTextAlignment,
+    embeddings: Tensor,
+    text_embeds: Tensor,
+    masks: Tensor,
+    told: Tensor,
+    rivals: Tensor | None = None,
+) -> Tensor:
+    """Balanced cross-entropy and dice of the cells' log-odds, a contrastive loss of objects against phrases, and
+    whether a phrase is true of anything.
 
-    def _contrast(self, regions: Tensor, text: Tensor, rivals: Tensor | None) -> Tensor:
-        """CLIP's symmetric loss of n objects and their phrases, (n,D) each -> (n,); equal phrases are no rivals.
+    Args:
+        alignment: What is trained.
+        embeddings: Image embeddings (B,C,h,w).
+        text_embeds: (B,P,D) unit norm.
+        masks: Where the phrases' objects are, (B,P,4h,4w) bool; nowhere for absent ones.
+        told: Which places have a phrase, (B,P) bool.
+        rivals: Vectors (B,R,D) of phrases that are true of nothing in the image; NaN where there is none.
 
-        `rivals` (n,R,D) join the phrases that an object chooses from.
-        """
-        regions = F.normalize(regions, dim=-1)
-        logits = self.log_scale.exp() * regions @ text.T
-        same = (text @ text.T > 0.999) & ~torch.eye(len(text), dtype=torch.bool, device=text.device)
-        logits = logits.masked_fill(same, -torch.inf)
-        rows = torch.arange(len(text), device=text.device)
-        among = logits
-        if rivals is not None:
-            missing = rivals.isnan().any(dim=-1)
-            beside = self.log_scale.exp() * torch.einsum("nd,nrd->nr", regions, rivals.nan_to_num(0.0))
-            among = torch.cat([logits, beside.masked_fill(missing, -torch.inf)], dim=1)
-        return 0.5 * (
-            F.cross_entropy(among, rows, reduction="none") + F.cross_entropy(logits.T, rows, reduction="none")
+    Returns:
+        (B,P) float32; 0 where there is no phrase.
+    """
+    cells = alignment.cells(embeddings)  # (B,D,h,w)
+    text = text_embeds.float().nan_to_num(0.0)
+    logits = alignment.compare(cells.flatten(2).mT, text).unflatten(-1, cells.shape[-2:])  # (B,P,h,w)
+    shares = F.avg_pool2d(masks.float(), 4)  # how much of each cell is object, (B,P,h,w)
+    dense = losses.balanced_bce_loss(logits, shares) + losses.dice_loss(logits, shares)
+    area = shares.sum(dim=(-2, -1))
+    regions = alignment.regions(cells, shares)  # (B,P,D)
+    matched = (told & (area > 0)).flatten()
+    there = F.binary_cross_entropy_with_logits(alignment.presence(logits), (area > 0).float(), reduction="none")
+    loss = torch.where(told, dense + there, 0.0)
+    if rivals is not None:
+        loss = loss + torch.where(told, _false_alarms(alignment, cells, rivals.float())[:, None], 0.0)
+    if matched.sum() > 1:
+        contrast = torch.zeros_like(loss).flatten()
+        nearby = None if rivals is None else rivals.float().repeat_interleave(text.shape[1], dim=0)[matched]
+        contrast[matched] = _contrast(
+            alignment.log_scale.exp(), regions.flatten(0, 1)[matched], text.flatten(0, 1)[matched], nearby
         )
+        loss = loss + contrast.unflatten(0, loss.shape)
+    return loss
+
+
+def _false_alarms(alignment: SamTextAlignment, cells: Tensor, rivals: Tensor) -> Tensor:
+    """Mean loss (B,) of rivals (B,R,D) being taken for present; 0 where an image has none."""
+    missing = rivals.isnan().any(dim=-1)
+    maps = alignment.compare(cells.flatten(2).mT, rivals.nan_to_num(0.0)).unflatten(-1, cells.shape[-2:])
+    losses_of = F.softplus(alignment.presence(maps)).masked_fill(missing, 0.0)  # (B,R)
+    return losses_of.sum(dim=-1) / (~missing).sum(dim=-1).clamp(min=1)
+
+
+def _contrast(scale: Tensor, regions: Tensor, text: Tensor, rivals: Tensor | None) -> Tensor:
+    """CLIP's symmetric loss of n objects and their phrases, (n,D) each -> (n,); equal phrases are no rivals.
+
+    `rivals` (n,R,D) join the phrases that an object chooses from.
+    """
+    logits = scale * regions @ text.T
+    same = (text @ text.T > 0.999) & ~torch.eye(len(text), dtype=torch.bool, device=text.device)
+    logits = logits.masked_fill(same, -torch.inf)
+    rows = torch.arange(len(text), device=text.device)
+    among = logits
+    if rivals is not None:
+        missing = rivals.isnan().any(dim=-1)
+        beside = scale * torch.einsum("nd,nrd->nr", regions, rivals.nan_to_num(0.0))
+        among = torch.cat([logits, beside.masked_fill(missing, -torch.inf)], dim=1)
+    return 0.5 * (F.cross_entropy(among, rows, reduction="none") + F.cross_entropy(logits.T, rows, reduction="none"))

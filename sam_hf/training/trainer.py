@@ -166,12 +166,18 @@ class Trainer:
         # the Fourier matrix is shared between image and prompts, and accelerate reports at every save that it
         # stores it once
         logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
-        self.accelerator.save_state(str(partial))
+        try:
+            self.accelerator.save_state(str(partial))
+            if main:
+                if self.average is not None:
+                    torch.save(self.average.state_dict(), partial / "average.pt")
+                state = {"step": self.step, "minutes": self.minutes, "skipped": self.skipped}
+                (partial / "trainer.json").write_text(json.dumps(state))
+        except BaseException:  # such as a full disk: earlier checkpoints stay, half of one does not
+            if main:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
         if main:
-            if self.average is not None:
-                torch.save(self.average.state_dict(), partial / "average.pt")
-            state = {"step": self.step, "minutes": self.minutes, "skipped": self.skipped}
-            (partial / "trainer.json").write_text(json.dumps(state))
             if final.exists():
                 shutil.rmtree(final)
             partial.rename(final)

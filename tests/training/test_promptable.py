@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 from sam_hf import SamConfig, SamModel
+from sam_hf.model.text_alignment import SamTextAlignment
 from sam_hf.training import losses, presets
 from sam_hf.training.first_prompts import Prompts, draw_kinds, first_prompts
 from sam_hf.training.promptable import SamForPromptableTraining, round_plan
+from sam_hf.training.text_alignment import alignment_loss
 
 SIDE = 32
 TEXT = {"embed_dim": 8, "context_length": 6, "vocab_size": 600, "width": 8, "heads": 1, "layers": 1}
@@ -275,7 +277,7 @@ def test_dense_text_loss_reaches_the_image_encoder_and_counts_told_slots_only(mo
         values.append(out["metrics"]["text_alignment"].item())
     assert values[2] == pytest.approx((values[0] + values[1]) / 2, rel=1e-4)
     out["loss"].backward()
-    assert module.text_alignment.to_text.weight.grad.abs().sum() > 0
+    assert module.alignment.projection.weight.grad.abs().sum() > 0
     with pytest.raises(ValueError, match="text branch"):
         recorder = Recorder()
         recorder.config = SimpleNamespace(text_config=None)
@@ -329,15 +331,15 @@ def test_options_are_checked_by_name(changes, message):
 
 def test_rivals_are_told_apart_and_their_gaps_count_for_nothing(model):
     torch.manual_seed(0)
-    alignment = SamForPromptableTraining(model, replace(presets.SAM1_PAPER, text_alignment=1.0)).text_alignment
+    alignment = SamTextAlignment(16, 8)
     embeddings, masks = torch.randn(1, 16, 4, 4), torch.zeros(1, 2, 16, 16, dtype=torch.bool)
     masks[:, 0, :8], masks[:, 1, 8:] = True, True
     text, rivals = (torch.nn.functional.normalize(torch.randn(1, n, 8), dim=-1) for n in (2, 3))
     told = torch.ones(1, 2, dtype=torch.bool)
-    without = alignment(embeddings, text, masks, told)
-    assert (alignment(embeddings, text, masks, told, rivals) > without).all()
+    without = alignment_loss(alignment, embeddings, text, masks, told)
+    assert (alignment_loss(alignment, embeddings, text, masks, told, rivals) > without).all()
     gaps = torch.full_like(rivals, torch.nan)
-    torch.testing.assert_close(alignment(embeddings, text, masks, told, gaps), without)
+    torch.testing.assert_close(alignment_loss(alignment, embeddings, text, masks, told, gaps), without)
     rivals.requires_grad_()
-    alignment(embeddings, text, masks, told, torch.cat([rivals, gaps], dim=1)).sum().backward()
+    alignment_loss(alignment, embeddings, text, masks, told, torch.cat([rivals, gaps], dim=1)).sum().backward()
     assert torch.isfinite(rivals.grad).all() and (rivals.grad.abs().sum(-1) > 0).all()

@@ -3,8 +3,10 @@
 A phrase alone is asked twice. The first answer, the best of three masks by predicted IoU, often says roughly where,
 and sometimes mixes two things. So the phrase is asked again together with a click, in each separate region of the
 first answer, and the click is asked without the phrase. How much the phrase adds to what the click alone promises (the
-*gain*: difference of the log-odds of both predicted IoUs) says which region is meant, and, with the first answer's own
-log-odds, how much speaks for the phrase being there at all.
+*gain*: difference of the log-odds of both predicted IoUs) says which region is meant. A checkpoint with an alignment
+(`model.text_alignment`) has more to say: where the phrase is likeliest is one more place to ask at, how well each mask
+suits the phrase joins the gain, and the likeliest cell of the picture says whether the phrase is there at all; without
+one that is the first answer's log-odds and the gain. A CLIP, if given, joins as a second opinion on both.
 
 Where something is pointed at there is one decode of everything together, and the gain is over the geometry alone.
 Background points alone go into the first decode, and what lies on them is dropped.
@@ -20,7 +22,7 @@ out, `sam-hf evaluate text` measures either).
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -36,7 +38,11 @@ from sam_hf.inference.text.instances import (
     mask_iou,
     stability,
 )
+from sam_hf.inference.text.opinions import Opinions
 from sam_hf.inference.text.placement import Geometry, distinct_instances
+
+if TYPE_CHECKING:
+    from sam_hf.inference.text.clip_encoder import ClipEncoder
 
 PROMPTS_AT_ONCE = 8  # three masks of the picture's size each
 CRUMB = 0.1  # share of a mask below which a region of it is no place to ask about
@@ -47,10 +53,12 @@ Point = tuple[float, float]
 class LearnedGrounding:
     """Finds phrases by the checkpoint's text branch; see the module.
 
-    Of each instance, `text_probability` has the log-odds of the phrase's first answer plus the gain, and `score` is it
-    times the predicted IoU; `evidence` is the best such log-odds.
+    Of each instance, `text_probability` has the log-odds of the phrase's first answer, plus the gain, plus what
+    `opinions` say of the mask; `score` is it times the predicted IoU. `evidence` is what they say of the whole
+    picture, or else the best instance's log-odds.
 
     Args:
+        clip: A second opinion, or None.
         places: At most how many regions of the first answer are asked about again; 0: none, the first answer is the
             answer, as in the paper, its log-odds the evidence.
         keep_share: With several instances, how sure the branch must be of a further one, as a share of its certainty
@@ -67,6 +75,7 @@ class LearnedGrounding:
 
     def __init__(
         self,
+        clip: "ClipEncoder | None" = None,
         places: int = 4,
         keep_share: float = 0.5,
         max_instances: int = 16,
@@ -80,7 +89,7 @@ class LearnedGrounding:
         for argument, value, least in (("places", places, 0), ("max_instances", max_instances, 1)):
             if value < least:
                 raise ValueError(f"{argument}: expected {least} or more, got {value!r}")
-        self.places, self.keep_share, self.max_instances = places, keep_share, max_instances
+        self.clip, self.places, self.keep_share, self.max_instances = clip, places, keep_share, max_instances
         self.overlap, self.negative_iou = overlap, negative_iou
 
     def __call__(self, request: Request) -> list[Found]:
@@ -91,54 +100,70 @@ class LearnedGrounding:
         """
         request.predictor.require_text()
         asked = (*request.phrases, *request.negatives)
-        geometry = Geometry(request)
-        answers = self._pointed_at(request, asked) if request.names_one else self._everywhere(request, asked, geometry)
+        geometry, opinions = Geometry(request), Opinions(request, asked, self.clip)
+        find = self._pointed_at if request.names_one else self._everywhere
+        answers = find(request, asked, geometry, opinions)
         rivals = [one for answer in answers[len(request.phrases) :] for one in answer.instances]
         found = []
         for index, phrase in enumerate(request.phrases):
             instances = answers[index].instances
             if request.wants_several(index):
-                instances = self._further(request, phrase, answers[index])
+                instances = self._further(request, index, phrase, answers[index], opinions)
             # What is pointed at is answered, wherever the mask lies.
             instances = [one for one in instances if one.mask.any() and (request.names_one or geometry.fits(one.mask))]
             judged = [self._against(one, rivals, request.names_one) for one in instances]
             instances = [one for one in judged if one is not None]
-            evidence = max((log_odds(one.text_probability) for one in instances), default=-math.inf)
-            found.append(Found(instances, evidence))
+            found.append(Found(instances, _evidence(request, index, instances, opinions), opinions.heat_map(index)))
         return found
 
-    def _pointed_at(self, request: Request, phrases: Sequence[str]) -> list["_Answer"]:
+    def _pointed_at(
+        self, request: Request, phrases: Sequence[str], geometry: Geometry, opinions: Opinions
+    ) -> list["_Answer"]:
         """The answer to each phrase and the geometry together."""
         alone = log_odds(float(_decode_all(request, None, 1).scores.max()))
         answers = []
         for start in range(0, len(phrases), PROMPTS_AT_ONCE):
             some = list(phrases[start : start + PROMPTS_AT_ONCE])
             for one in _pick(request, _decode_all(request, some, len(some)), None):
-                rated = _rated(one, 2 * log_odds(one.predicted_iou) - alone)
+                (opinion,) = opinions.of(len(answers), [one])
+                rated = _rated(one, 2 * log_odds(one.predicted_iou) - alone + opinion)
                 answers.append(_Answer(one.predicted_iou, [rated]))
         return answers
 
-    def _everywhere(self, request: Request, phrases: Sequence[str], geometry: Geometry) -> list["_Answer"]:
+    def _everywhere(
+        self, request: Request, phrases: Sequence[str], geometry: Geometry, opinions: Opinions
+    ) -> list["_Answer"]:
         """The answer to each phrase alone, or with background points; only the best of it where one is wanted."""
         answers: list[_Answer] = []
         for start in range(0, len(phrases), PROMPTS_AT_ONCE):
             some = list(phrases[start : start + PROMPTS_AT_ONCE])
             prompts = _away_from(request, [()] * len(some))
             firsts = _pick(request, request.predictor.decode_batch(request.embedding, text=some, **prompts), None)
-            regions = [_regions(one.mask)[: self.places] for one in firsts]
-            spots = [(text, _inside(mask)) for text, own in zip(some, regions, strict=True) for mask in own]
+            places = [self._places(first, start + row, opinions) for row, first in enumerate(firsts)]
+            spots = [(text, place) for text, own in zip(some, places, strict=True) for place in own]
             at_spots = iter(_ask_at(request, spots))
-            for first, own in zip(firsts, regions, strict=True):
-                odds = log_odds(first.predicted_iou)
-                there = [_rated(one, odds + gain) for one, gain in (next(at_spots) for _ in own)]
-                there.sort(key=lambda one: -one.text_probability)
-                there = [one for one in there if geometry.fits(one.mask)] or there or [_rated(first, odds)]
-                is_negative = len(answers) >= len(request.phrases)
-                all_count = is_negative or request.wants_several(len(answers))
-                answers.append(_Answer(first.predicted_iou, there if all_count else there[:1]))
+            for first, own in zip(firsts, places, strict=True):
+                index, odds = len(answers), log_odds(first.predicted_iou)
+                there = [next(at_spots) for _ in own] or [_Gain(first, 0.0)]
+                suited = opinions.of(index, [one.instance for one in there])
+                rated = [_rated(one, odds + gain + suits) for (one, gain), suits in zip(there, suited, strict=True)]
+                rated.sort(key=lambda one: -one.text_probability)
+                fitting = [one for one in rated if geometry.fits(one.mask)] or [_rated(first, odds)]
+                all_count = index >= len(request.phrases) or request.wants_several(index)  # of negatives, all
+                answers.append(_Answer(first.predicted_iou, fitting if all_count else fitting[:1]))
         return answers
 
-    def _further(self, request: Request, phrase: str, answer: "_Answer") -> list[TextInstance]:
+    def _places(self, first: TextInstance, index: int, opinions: Opinions) -> list[Point]:
+        """Where a phrase is asked about again: in each region of its first answer, and where it is likeliest."""
+        regions = _regions(first.mask)[: self.places]
+        places = [_inside(region) for region in regions]
+        if self.places and opinions.aligned is not None:
+            places.append(opinions.aligned.peak(index))
+        return places
+
+    def _further(
+        self, request: Request, index: int, phrase: str, answer: "_Answer", opinions: Opinions
+    ) -> list[TextInstance]:
         """All instances of a phrase, given its first answer's; these come first."""
         least = self.keep_share * answer.instances[0].score
         certain = [one for one in answer.instances if one.score >= least]
@@ -152,7 +177,8 @@ class LearnedGrounding:
             if following.predicted_iou < self.keep_share * answer.certainty or not following.mask.any():
                 break
             ((clicked, gain),) = _ask_at(request, [(phrase, _inside(following.mask))])
-            following = _rated(clicked, log_odds(answer.certainty) + gain)
+            (opinion,) = opinions.of(index, [clicked])
+            following = _rated(clicked, log_odds(answer.certainty) + gain + opinion)
             longer = distinct_instances([*found, following], self.overlap, self.max_instances)
             if following.score < least or len(longer) == len(found):
                 break
@@ -172,6 +198,15 @@ class LearnedGrounding:
         # The phrase against the negative one and against neither of them.
         probability = instance.text_probability / (1 + strongest)
         return replace(instance, text_probability=probability, score=probability * instance.predicted_iou)
+
+
+def _evidence(request: Request, index: int, instances: Sequence[TextInstance], opinions: Opinions) -> float:
+    """Log-odds that the picture shows what a phrase names; beside geometry, that the phrase is true of its object."""
+    if not instances:
+        return -math.inf
+    best = max(instances, key=lambda one: one.score)
+    whole = None if request.has_geometry or request.negatives else opinions.presence(index, best)
+    return max(log_odds(one.text_probability) for one in instances) if whole is None else whole
 
 
 def _rated(instance: TextInstance, odds: float) -> TextInstance:

@@ -7,8 +7,9 @@ makes answers of what it found: one or all instances, the place that was asked f
 - "detector": an open-vocabulary detector's boxes;
 - "dense": CLIP's features, cell by cell;
 - "proposals": everything mode's masks, ranked by CLIP;
-- "auto": the first of these that this checkpoint and what was given allow. Without a text branch and a detector, what
-  "dense" finds nothing for at all is looked for among the proposals; everything, if the CLIP has no dense features.
+- "auto": the first of these that this checkpoint and what was given allow. A CLIP, where there is one, is asked for a
+  second opinion on what "learned" finds. Without a text branch and a detector, what "dense" finds nothing for at all
+  is looked for among the proposals; everything, if the CLIP has no dense features.
 """
 
 import os
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from sam_hf.inference.text.clip_encoder import ClipEncoder
 
 GROUNDINGS = ("learned", "dense", "proposals", "detector")
+JUDGED = "learned, judged by CLIP"  # what "auto" makes of "learned" where there is a CLIP
 AMOUNTS = ("auto", "one", "all")
 LOADING = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 A_DETECTOR = 'a detector, such as "google/owlv2-base-patch16-ensemble"'
@@ -96,11 +98,15 @@ class SamTextSegmenter:
         self.calibration = calibration or Calibration()
         self._clip, self._detector = clip_beside(predictor.model) if clip is None else clip, detector
         self._made: dict[str, Grounding] = {"learned": LearnedGrounding(**(learned or {}))}
-        kinds = {"dense": (DenseGrounding, dense), "proposals": (ProposalGrounding, proposals)}
+        kinds = {
+            JUDGED: (LearnedGrounding, learned),
+            "dense": (DenseGrounding, dense),
+            "proposals": (ProposalGrounding, proposals),
+        }
         self._makers = {name: partial(kind, **(options or {})) for name, (kind, options) in kinds.items()}
         for make in self._makers.values():
             make(None)  # wrong options are said now; the CLIP is loaded when first needed
-        self._locks = {name: threading.Lock() for name in ("clip", *GROUNDINGS)}
+        self._locks = {name: threading.Lock() for name in ("clip", JUDGED, *GROUNDINGS)}
 
     @classmethod
     def from_pretrained(
@@ -274,12 +280,15 @@ class SamTextSegmenter:
         """One way of grounding, made when first asked for.
 
         Args:
-            name: "learned", "dense", "proposals" or "detector".
+            name: "learned", "dense", "proposals" or "detector"; "auto": the one that it begins with.
 
         Raises:
             ValueError: If there is no such way, or it lacks a text branch, a CLIP or a detector.
             ImportError, OSError: If the CLIP or the detector cannot be loaded.
         """
+        if name == "auto":
+            judged = self.has_text_branch and self._clip is not None
+            return self._make_once(JUDGED if judged else self.automatic)
         if name not in GROUNDINGS:
             raise ValueError(f"grounding: expected 'auto' or one of {', '.join(GROUNDINGS)}; got {name!r}")
         if name == "learned" and not self.has_text_branch:
@@ -287,6 +296,9 @@ class SamTextSegmenter:
                 'grounding: "learned" needs a checkpoint with a text branch, such as the embedded "tiny"; for this '
                 f'one give {A_CLIP} and use grounding="auto"'
             )
+        return self._make_once(name)
+
+    def _make_once(self, name: str) -> Grounding:
         if name not in self._made:
             with self._locks[name]:
                 if name not in self._made:
@@ -322,7 +334,7 @@ class SamTextSegmenter:
             return lambda request: [(grounding, found) for found in grounding(request)]
         if grounding != "auto":
             return self._way(self.grounding(grounding))
-        first = self.grounding(self.automatic)
+        first = self.grounding("auto")
         return self._dense_then_proposals if first.name == "dense" else self._way(first)
 
     def _dense_then_proposals(self, request: Request) -> list[tuple[Grounding, Found]]:

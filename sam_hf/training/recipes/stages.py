@@ -24,6 +24,7 @@ from sam_hf.training.crop_dataset import CropCollate, CropDataset
 from sam_hf.training.presets import FROM_SCRATCH, PromptableConfig
 from sam_hf.training.promptable import SamForPromptableTraining
 from sam_hf.training.scene_dataset import SceneDataset, stack_samples
+from sam_hf.training.text_alignment import SamForTextAlignment
 from sam_hf.training.trainer import Trainer, TrainerConfig, process_state
 
 
@@ -94,6 +95,36 @@ class ClipStage:
     ema: float = 0.995
     seed: int = 100
     goes_on: bool = False
+
+
+@dataclass(frozen=True)
+class AlignmentStage:
+    """Training of the alignment of a finished model, and of nothing else in it: see `SamForTextAlignment`.
+
+    Attributes:
+        name: folder name.
+        size: image side in pixels.
+        minutes, steps: length, whichever is reached first; at least one.
+        batch: images per step and process.
+        prompts: phrases of present things per image.
+        rivals: phrases of absent things per image.
+        lr: peak learning rate.
+        warmup: steps.
+        ema: decay of the averaged weights.
+        seed: of scenes.
+    """
+
+    name: str
+    size: int
+    minutes: float | None = None
+    steps: int | None = None
+    batch: int = 4
+    prompts: int = 8
+    rivals: int = 12
+    lr: float = 2e-3
+    warmup: int = 30
+    ema: float = 0.99
+    seed: int = 0
 
 
 def run_clip_stage(
@@ -212,6 +243,45 @@ def run_stage(
         ),
         collate=stack_samples,
     )
+    complete = trainer.train(resume=resume)
+    if complete:
+        trainer.load_average()
+    return complete
+
+
+def run_alignment_stage(
+    stage: AlignmentStage,
+    model: SamModel,
+    folder: str | Path,
+    mixed_precision: str = "no",
+    num_workers: int = 1,
+    font: str | None = None,
+    resume: bool = True,
+    **trainer_options: Any,
+) -> bool:
+    """Trains the alignment of `model`, in place; see `run_stage`."""
+    text = model.config.text_config
+    dataset = SceneDataset(
+        SceneGenerator(size=stage.size, split="train", seed=stage.seed, font=font, absent=stage.rivals),
+        prompts=stage.prompts,
+        rivals=stage.rivals,
+        tokenizer=SamTokenizer(vocab_size=text.vocab_size, context_length=text.context_length),
+        seed=stage.seed,
+    )
+    config = TrainerConfig(
+        output_dir=folder,
+        max_steps=stage.steps,
+        max_minutes=stage.minutes,
+        batch_size=stage.batch,
+        lr=stage.lr,
+        warmup_steps=stage.warmup,
+        ema_decay=stage.ema,
+        mixed_precision=mixed_precision,
+        num_workers=num_workers,
+        seed=stage.seed,
+        **trainer_options,
+    )
+    trainer = Trainer(SamForTextAlignment(model), dataset, config, collate=stack_samples)
     complete = trainer.train(resume=resume)
     if complete:
         trainer.load_average()

@@ -22,12 +22,19 @@ from sam_hf.model.configuration_sam import SamConfig, SamTextConfig, SamTinyViTC
 from sam_hf.model.modeling_sam import SamModel
 from sam_hf.training.clip import CLIP_CONFIG, copy_text_tower, load_clip, save_clip
 from sam_hf.training.presets import FROM_SCRATCH
-from sam_hf.training.recipes.stages import ClipStage, Stage, run_clip_stage, run_stage
+from sam_hf.training.recipes.stages import (
+    AlignmentStage,
+    ClipStage,
+    Stage,
+    run_alignment_stage,
+    run_clip_stage,
+    run_stage,
+)
 from sam_hf.training.resolution import at_resolution
 from sam_hf.training.trainer import process_state
 
 IMAGE_SIZE = 256
-TEXT = SamTextConfig(embed_dim=CLIP_CONFIG["embed_dim"], **CLIP_CONFIG["text_cfg"])
+TEXT = SamTextConfig(embed_dim=CLIP_CONFIG["embed_dim"], alignment=True, **CLIP_CONFIG["text_cfg"])
 
 
 MASKS = replace(
@@ -80,7 +87,7 @@ foreground as much as all the background and so draws masks too large. The score
 their median: the mask with the highest expected IoU is the one to show. Half the clicks are where people click."""
 
 # Written for `torchrun --nproc_per_node=2` on two CPU cores: `batch` is per process.
-STAGES: tuple[Stage | ClipStage, ...] = (
+STAGES: tuple[Stage | AlignmentStage | ClipStage, ...] = (
     ClipStage("0-clip", minutes=16),
     Stage("1-masks-128", 128, minutes=25, batch=6, lr=1.5e-3, schedule="constant", options=MASKS, seed=1),
     Stage(
@@ -113,7 +120,8 @@ STAGES: tuple[Stage | ClipStage, ...] = (
         lr_multipliers=TOWER,
         seed=3,
     ),
-    ClipStage("4-clip", minutes=60, warmup=50, ema=0.998, seed=101, goes_on=True),
+    AlignmentStage("4-alignment", 256, minutes=15, seed=4),
+    ClipStage("5-clip", minutes=60, warmup=50, ema=0.998, seed=101, goes_on=True),
 )
 
 
@@ -153,7 +161,7 @@ def new_model(config: SamConfig, seed: int = 0) -> SamModel:
 
 def train(
     output_dir: str | Path,
-    stages: Sequence[Stage | ClipStage] = STAGES,
+    stages: Sequence[Stage | AlignmentStage | ClipStage] = STAGES,
     resume: bool = True,
     config: SamConfig | None = None,
     clip_config: dict[str, Any] | None = None,
@@ -213,7 +221,11 @@ def train(
         if processes.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "stage.json").write_text(json.dumps(_plain(asdict(stage)), indent=1) + "\n")
-        if not run_stage(stage, model, folder, resume=resume, clip_folder=clip_folder, **options):
+        if isinstance(stage, AlignmentStage):
+            complete = run_alignment_stage(stage, model, folder, resume=resume, **options)
+        else:
+            complete = run_stage(stage, model, folder, resume=resume, clip_folder=clip_folder, **options)
+        if not complete:
             return None
         if processes.is_main_process:
             with replaced_whole(done) as partial:

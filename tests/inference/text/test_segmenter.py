@@ -230,7 +230,7 @@ def test_auto_takes_the_branch_then_the_detector_then_clip(plain, reading, image
     assert SamTextSegmenter(plain, clip, detector).automatic == "detector"
     assert SamTextSegmenter(plain, clip).automatic == "dense"
     assert SamTextSegmenter(plain, SimpleNamespace(has_dense_features=False)).automatic == "proposals"
-    assert SamTextSegmenter(reading, clip, detector).segment(image, "cup").grounding == "learned"
+    assert SamTextSegmenter(reading, detector=detector).segment(image, "cup").grounding == "learned"
 
 
 def test_proposals_look_for_what_dense_has_not_found(plain, image):
