@@ -17,6 +17,7 @@ from transformers.image_processing_utils import BatchFeature, get_size_dict
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling, SizeDict
 from transformers.processing_utils import ImagesKwargs, Unpack
 
+from .atomic_saving import saved_whole
 from .checkpoint_names import resolve
 from .image_crops import crops_with_points
 from .image_loading import flatten_images, load_image_tensor, load_map_tensor
@@ -70,6 +71,23 @@ class SamImageOperations:
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args, **kwargs):
         """Load from a folder, a Hub repository or the embedded checkpoint ``"tiny"``; see transformers."""
         return super().from_pretrained(resolve(pretrained_model_name_or_path), *args, **kwargs)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
+        """Write preprocessor_config.json; an earlier one stays as it was until all is written.
+
+        Args:
+            save_directory: Folder; made if needed.
+            push_to_hub: Also upload it; see `push_to_hub` for `repo_id` (the folder's name) and the rest.
+            **kwargs: For `push_to_hub`.
+
+        Returns:
+            The path of the file.
+        """
+        with saved_whole(save_directory) as part:
+            written = [os.path.relpath(path, part) for path in super().save_pretrained(part)]
+        if push_to_hub:
+            self.push_to_hub(**{"repo_id": os.path.basename(os.path.normpath(save_directory))} | kwargs)
+        return [os.path.join(save_directory, name) for name in written]
 
     def preprocess(
         self, images: Any, segmentation_maps: Any = None, **kwargs: Unpack[SamImageProcessorKwargs]

@@ -90,6 +90,11 @@ def test_a_failure_while_json_is_written(file, model, text_checkpoint, tmp_path,
         (model.config if file == "config.json" else processor).save_pretrained(tmp_path)
     monkeypatch.undo()
     assert _contents(tmp_path) == before
+    monkeypatch.setattr("builtins.open", _fails("preprocessor_config.json", FULL))
+    with pytest.raises(OSError, match="nothing was saved"):
+        processor.image_processor.save_pretrained(tmp_path)
+    monkeypatch.undo()
+    assert _contents(tmp_path) == before
 
 
 @pytest.fixture
@@ -201,7 +206,10 @@ def test_a_link_is_replaced_and_not_written_through(model, tmp_path):
 
 
 def test_what_a_processor_says_it_has_written_is_there(text_checkpoint, tmp_path):
-    written = SamProcessor.from_pretrained(text_checkpoint).save_pretrained(tmp_path)
+    processor = SamProcessor.from_pretrained(text_checkpoint)
+    alone = processor.image_processor.save_pretrained(tmp_path / "alone")
+    assert [Path(path).name for path in alone] == ["preprocessor_config.json"] and Path(alone[0]).is_file()
+    written = processor.save_pretrained(tmp_path)
     assert written and all(Path(path).is_file() and Path(path).parent == tmp_path for path in written)
 
 

@@ -177,6 +177,26 @@ def test_a_pickle_that_is_asked_for_runs_no_code(folder):
     assert SamModel.from_pretrained(folder, use_safetensors=False) is not None
 
 
+def _as_if_downloaded(folder: Path, cache: Path) -> None:
+    snapshot = cache / "models--org--sam" / "snapshots" / ("a" * 40)
+    shutil.copytree(folder, snapshot)
+    (cache / "models--org--sam" / "refs").mkdir()
+    (cache / "models--org--sam" / "refs" / "main").write_text("a" * 40)
+
+
+@pytest.mark.parametrize("name", ["cut in two", "a name twice", "NaN", "another width", "another type", "a pickle"])
+def test_what_came_from_the_hub_is_refused_as_well(name, folder, tmp_path):
+    _as_if_downloaded(folder, tmp_path / "good")
+    SamModel.from_pretrained("org/sam", cache_dir=tmp_path / "good", local_files_only=True)
+    spoil, said = BAD[name]
+    spoil(folder)
+    _as_if_downloaded(folder, tmp_path / "cache")
+    said = "pickle only|does not appear to have|cannot find" if name == "a pickle" else said
+    with pytest.raises((ValueError, OSError), match=said):
+        SamModel.from_pretrained("org/sam", cache_dir=tmp_path / "cache", local_files_only=True)
+    assert not (folder / "executed").exists()
+
+
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "a/b/c"])
 def test_a_folder_that_is_not_there(name):
     with pytest.raises(OSError, match="there is no checkpoint folder"):

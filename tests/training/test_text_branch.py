@@ -273,7 +273,7 @@ def test_the_command_line(plain_checkpoint, clip_folder, data, tmp_path, capsys)
         (["--data", str(tmp_path / "absent")], "which does not exist"),
         (["--data", str(data), "--text-sources", "image"], "--text-sources expects"),
         (["--data", str(data), "--jitter", "big"], "--jitter expects"),
-        (["--data", str(data), "--model", str(tmp_path)], "found in directory"),
+        (["--data", str(data), "--model", str(tmp_path)], "has no config.json"),
     ):
         with pytest.raises(SystemExit) as ended:
             main([*words, *more])
