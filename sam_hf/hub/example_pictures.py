@@ -21,7 +21,7 @@ SIZE = (384, 512)  # (H,W)
 PROMPTS: dict[str, dict[str, Any]] = {
     "point": {"points": [[150, 150]]},
     "box": {"box": [290, 60, 430, 200]},
-    "box_and_points": {"box": [60, 60, 430, 235], "points": [[150, 150], [360, 130]], "labels": [1, 0]},
+    "two_points": {"points": [[350, 290], [150, 150]], "labels": [1, 0]},
     "text": {"text": "red circle"},
 }
 
@@ -82,7 +82,9 @@ def _answers(predictor: SamPredictor, scene: np.ndarray) -> Iterator[tuple[str, 
         if name == "text" and not has_text:
             continue
         # A single point is ambiguous, and so is a phrase: the best of three; otherwise the single mask.
-        answer = predictor.decode(embedding, **prompt, multimask_output="box" not in prompt)
+        answer = predictor.decode(
+            embedding, **prompt, multimask_output=len(prompt.get("points", [0])) == 1 and "box" not in prompt
+        )
         best = int(answer.scores.argmax())
         yield name, prompt, answer.masks[best], float(answer.scores[best])
 

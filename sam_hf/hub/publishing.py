@@ -15,10 +15,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, ModelCard, ModelCardData
+from huggingface_hub import HfApi
 from huggingface_hub.utils import validate_repo_id
 
 from sam_hf.hub.example_pictures import draw_examples, example_names, gallery
+from sam_hf.hub.model_card import card_for
 from sam_hf.hub.upload import upload
 from sam_hf.inference.predictor import SamPredictor
 from sam_hf.inference.text.verdict import FILE_NAME as TEXT_CALIBRATION
@@ -110,7 +111,7 @@ def publish(
         folder = _folder_of(source, processor, Path(temporary) / "model")
         stage = Path(temporary) / "stage"
         left_out = _stage(folder, stage)
-        config, planned = _complete(folder, stage, examples, dry_run)
+        config, planned = _complete(folder, stage, repo_id, examples, dry_run)
         files = {name: size for name, size in _listed(stage)} | dict.fromkeys(planned)
         if dry_run:
             return Publication(repo_id, files, left_out, revision, dry_run=True)
@@ -176,7 +177,7 @@ def _stage(folder: Path, stage: Path) -> list[str]:
     return left_out
 
 
-def _complete(folder: Path, stage: Path, examples: bool, dry_run: bool) -> tuple[SamConfig, list[str]]:
+def _complete(folder: Path, stage: Path, repo_id: str, examples: bool, dry_run: bool) -> tuple[SamConfig, list[str]]:
     """Add what the folder lacks; returns the configuration, and the pictures that a dry run does not draw."""
     config, processor = SamConfig.from_pretrained(folder), SamProcessor.from_pretrained(folder)
     has_text = config.text_config is not None
@@ -191,6 +192,9 @@ def _complete(folder: Path, stage: Path, examples: bool, dry_run: bool) -> tuple
     if config.is_extended:
         with _rewritten(stage, "config.json"):
             config.save_pretrained(stage)
+    if not (stage / "README.md").exists():
+        name = repo_id.split("/")[-1]
+        (stage / "README.md").write_text(card_for(stage, model_name=name, load_name=repo_id), encoding="utf-8")
     planned = []
     if examples and not any((stage / "examples").glob("*")):
         if dry_run:
@@ -198,8 +202,6 @@ def _complete(folder: Path, stage: Path, examples: bool, dry_run: bool) -> tuple
         else:
             draw_examples(SamPredictor.from_pretrained(folder), stage)
         _add_gallery(stage, has_text)
-    elif not (stage / "README.md").exists():
-        _write_card(stage, "")
     return config, planned
 
 
@@ -213,20 +215,10 @@ def _rewritten(stage: Path, *names: str) -> Iterator[None]:
 
 def _add_gallery(stage: Path, has_text: bool) -> None:
     card = stage / "README.md"
-    if not card.exists():
-        _write_card(stage, gallery(has_text))
-        return
     text = card.read_text(encoding="utf-8")
     if f"]({example_names(has_text)[0]})" not in text:
-        card.unlink()
-        card.write_text(f"{text.rstrip()}\n\n{gallery(has_text)}", encoding="utf-8")
-
-
-def _write_card(stage: Path, more: str) -> None:
-    """A card that says what is known without an evaluation: how to load it, and that nothing was measured."""
-    data = ModelCardData(library_name="transformers", pipeline_tag="mask-generation", tags=["segment-anything", "sam"])
-    body = "# Segment Anything checkpoint\n\nLoad it with `sam_hf.SamModel.from_pretrained`. No evaluation came with"
-    ModelCard(f"---\n{data}\n---\n\n{body} it.\n\n{more}").save(stage / "README.md")
+        with _rewritten(stage, card.name):
+            card.write_text(f"{text.rstrip()}\n\n{gallery(has_text)}", encoding="utf-8")
 
 
 def _code_names() -> list[str]:

@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -109,7 +109,7 @@ def _put_into_place(part: Path, target: Path) -> None:
     blocked = next((name for name in names if (target / name).is_dir()), None)
     if blocked is not None:
         raise FileExistsError(errno.EEXIST, "a folder stands where a file is to be saved", str(target / blocked))
-    obsolete = _obsolete_weights({name.name for name in names}, target)
+    obsolete = obsolete_weights({name.name for name in names}, os.listdir(target))
     if any(WEIGHTS.fullmatch(name.name) and "-of-" in name.name and (target / name).exists() for name in names):
         # Shards of the same names: between two renames they are a mixture, which nobody may take for a model.
         for index in target.glob("model.safetensors.index*.json"):
@@ -118,17 +118,21 @@ def _put_into_place(part: Path, target: Path) -> None:
     for name in names:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(part / name, target / name)
-    for path in obsolete:
-        path.unlink(missing_ok=True)
+    for name in obsolete:
+        (target / name).unlink(missing_ok=True)
 
 
-def _obsolete_weights(names: set[str], target: Path) -> list[Path]:
-    """Earlier weights of the same variant in other files, the index included."""
+def obsolete_weights(names: Iterable[str], present: Iterable[str]) -> list[str]:
+    """Which of the files present are earlier weights of the same variant as `names`, in other files; index included.
+
+    Readers take one file before several, so what stays behind may be loaded in place of what is new.
+    """
+    names = set(names)
     stems = {found["stem"] for name in names if (found := WEIGHTS.fullmatch(name))}
     indexes = {f"model.safetensors.index{stem.removeprefix('model')}.json" for stem in stems}
     return [
-        path
-        for path in target.iterdir()
-        if path.name not in names
-        and (path.name in indexes or ((found := WEIGHTS.fullmatch(path.name)) and found["stem"] in stems))
+        name
+        for name in present
+        if name not in names
+        and (name in indexes or ((found := WEIGHTS.fullmatch(name)) is not None and found["stem"] in stems))
     ]

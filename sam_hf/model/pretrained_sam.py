@@ -4,12 +4,13 @@ import os
 from typing import Any
 
 import torch
+from huggingface_hub import CommitOperationDelete, HfApi
 from torch import nn
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
 from transformers.utils.output_capturing import capture_outputs
 
-from .atomic_saving import saved_whole
+from .atomic_saving import obsolete_weights, saved_whole
 from .checkpoint_checks import check_folder, check_inside, loading_report, problems_named
 from .checkpoint_names import resolve
 from .configuration_sam import SamConfig
@@ -117,6 +118,18 @@ class SamPreTrainedModel(PreTrainedModel):
         `sam_hf.hub.publishing.publish` uploads processor, card and examples along with the model.
         """
         return super().push_to_hub(repo_id, max_shard_size=max_shard_size, **kwargs)
+
+    def _upload_modified_files(
+        self, working_dir: str, repo_id: str, *args, token: Any = None, revision: str | None = None, **kwargs
+    ) -> Any:
+        """transformers' step of `push_to_hub`; then earlier weights that would be loaded in place of these go."""
+        commit = super()._upload_modified_files(working_dir, repo_id, *args, token=token, revision=revision, **kwargs)
+        api, revision = HfApi(token=token), commit.pr_revision or revision
+        obsolete = obsolete_weights(os.listdir(working_dir), api.list_repo_files(repo_id, revision=revision))
+        if obsolete:
+            removals = [CommitOperationDelete(name) for name in obsolete]
+            api.create_commit(repo_id, removals, commit_message="Remove earlier weights", revision=revision)
+        return commit
 
     def optimize(self, *, dtype: torch.dtype | str | None = None, compile: bool | str = False) -> "SamPreTrainedModel":
         """Make inference fast, in place; asking again for the same changes nothing.
