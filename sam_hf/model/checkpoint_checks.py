@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.errors
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
@@ -23,6 +24,10 @@ from .weight_checks import check_weight_files, first_lines
 
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 JSON_FILES = ("config.json", "processor_config.json", "preprocessor_config.json")
+# What says that the Hub did not answer, beside OSError; newer versions of huggingface_hub have one more.
+UNREACHABLE = tuple(
+    kind for kind in [getattr(huggingface_hub.errors, "RevisionResolutionError", None)] if kind is not None
+)
 SAM_TYPES = ("sam", "sam_hf")
 # What transformers 4 wrote into every configuration, whatever the model, and what SAM's own once held.
 FORGOTTEN = frozenset(
@@ -82,6 +87,14 @@ def check_folder(
         raise OSError(pickle_refused(name))
     else:
         raise OSError(f"the checkpoint folder {str(name)!r} has no model{suffix}.safetensors, and so no weights")
+
+
+def no_safetensors(name: Any) -> str:
+    return (
+        f"no model.safetensors of {str(name)!r} is within reach: either the Hub cannot be reached and the cache does "
+        f"not hold it, or the repository has none. A pickle ({PICKLES[0]}) can run code when it is read, and is not: "
+        "convert it, or, if you trust its author, pass use_safetensors=False"
+    )
 
 
 def pickle_refused(name: Any) -> str:
@@ -229,10 +242,12 @@ def problems_named(name: Any) -> Iterator[None]:
         raise ValueError(f"the weights of {str(name)!r} do not fit its config.json: {quiet.mismatch}") from error
     except (SafetensorError, StrictDataclassError, ZeroDivisionError) as error:
         raise ValueError(f"the checkpoint {str(name)!r} is damaged: {first_lines(error)}") from error
-    except OSError as error:
+    except (OSError, *UNREACHABLE) as error:
         if "do not set `use_safetensors=True`" in str(error):
-            raise OSError(pickle_refused(name)) from error
-        raise
+            raise OSError(no_safetensors(name)) from error
+        if isinstance(error, OSError) and (error.errno is not None or str(name) in str(error)):
+            raise
+        raise OSError(f"cannot load {str(name)!r}: {first_lines(error)}") from error
     finally:
         logger.removeFilter(quiet)
 
