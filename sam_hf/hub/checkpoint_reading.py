@@ -17,7 +17,7 @@ from torch import Tensor
 from sam_hf.hub.converted_files import CALIBRATION, UNUSED_WEIGHTS
 from sam_hf.hub.hub_folders import find_source
 from sam_hf.hub.meta_names import is_unused, to_meta_names, to_our_names
-from sam_hf.hub.variants import check_variant, infer_config
+from sam_hf.hub.variants import META_DECODER_EPS, TRANSFORMERS_DECODER_EPS, check_variant, infer_config
 from sam_hf.hub.weight_files import MAX_BYTES, read_folder_weights, read_json, read_weight_file
 from sam_hf.hub.wrapped_weights import find_weights, settle
 from sam_hf.model.configuration_sam import SamConfig
@@ -71,27 +71,29 @@ def read_checkpoint(
     place = find_source(name, revision)
     try:
         record: dict[str, Any] = {}
+        said: list[str] = []
         if place.is_dir():
-            content, _ = read_folder_weights(place, max_bytes)
+            content, said = read_folder_weights(place, max_bytes)
             if config is None and (place / "config.json").is_file():
                 config = place / "config.json"
         else:
             content, record = read_weight_file(place, max_bytes)
         weights, notes = find_weights(content, key)
         weights, pixels, more = settle(weights)
-        notes += more
+        notes += said + more
         unused = {weight: tensor for weight, tensor in weights.items() if is_unused(weight)}
         weights = {weight: tensor for weight, tensor in weights.items() if weight not in unused}
         if record.get("blank_classifier") is True:  # zeros, put in because MobileSAM's code wants to find one
             unused = {}
+        epsilon = TRANSFORMERS_DECODER_EPS
         if any(weight.startswith("image_encoder.") for weight in weights):
-            weights = to_our_names(weights)
+            weights, epsilon = to_our_names(weights), META_DECODER_EPS
         if config is not None:
             config = _read_config(config)
         elif record.get("config") is not None:
             config = _recorded_config(record["config"], f"the record in {name!r}")
         else:
-            config, more = infer_config(to_meta_names(textless(weights)))
+            config, more = infer_config(to_meta_names(textless(weights)), epsilon=epsilon)
             notes += more
         check_variant(variant, config, name)
     except ValueError as error:

@@ -111,16 +111,17 @@ def convert(
     if is_file:
         checkpoint = _write_meta(checkpoint, model, place)
     else:
-        dtype = checkpoint.config.dtype or _widest(model)
-        write_folder(place, model, checkpoint.processor, dtype, checkpoint.unused, checkpoint.files)
-    dtypes = {str(weight.dtype).removeprefix("torch.") for weight in model.parameters()}
+        loaded_in = checkpoint.config.dtype or _widest(model)
+        write_folder(place, model, checkpoint.processor, loaded_in, checkpoint.unused, checkpoint.files)
+    dtype = ", ".join(sorted({str(weight.dtype).removeprefix("torch.") for weight in model.parameters()}))
+    kept = () if dtype == "float32" else (f"the weights are {dtype}, and stay so",)
     return Conversion(
         target=str(target),
         layout="transformers" if layout == "sam_hf" and not checkpoint.config.is_extended else layout,
         variant=describe(checkpoint.config),
         parameters=sum(weight.numel() for weight in model.parameters()),
-        dtype=", ".join(sorted(dtypes)),
-        notes=checkpoint.notes,
+        dtype=dtype,
+        notes=checkpoint.notes + kept,
     )
 
 

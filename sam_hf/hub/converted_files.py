@@ -112,7 +112,7 @@ def write_folder(
         (aside / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         processor.save_pretrained(aside)
         if unused:
-            save_file({name: tensor.clone() for name, tensor in unused.items()}, aside / UNUSED_WEIGHTS)
+            save_file({name: _alone(tensor) for name, tensor in unused.items()}, aside / UNUSED_WEIGHTS)
         for name, content in more.items():
             (aside / name).write_bytes(content)
 
@@ -132,14 +132,18 @@ def write_meta_file(target: Path, weights: Mapping[str, Tensor], record: Mapping
     with _refusals(target):
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            # Alone in its storage: torch.save would write all of the file that a mapped tensor is a part of.
-            torch.save({name: tensor.clone() for name, tensor in weights.items()}, aside)
+            torch.save({name: _alone(tensor) for name, tensor in weights.items()}, aside)
             with zipfile.ZipFile(aside, "a") as archive:
                 root = archive.namelist()[0].split("/")[0]
                 archive.writestr(f"{root}/{RECORD}", json.dumps(record))
             os.replace(aside, target)
         finally:
             aside.unlink(missing_ok=True)
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """The tensor in a storage of its own size: torch.save writes whole storages, which several tensors may share."""
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
 @contextmanager

@@ -15,10 +15,19 @@ from torch import Tensor
 
 from sam_hf.model.configuration_sam import SamConfig, SamTinyViTConfig
 
-__all__ = ["META_DECODER_EPS", "VARIANTS", "check_variant", "describe", "infer_config", "variant_of"]
+__all__ = [
+    "META_DECODER_EPS",
+    "TRANSFORMERS_DECODER_EPS",
+    "VARIANTS",
+    "check_variant",
+    "describe",
+    "infer_config",
+    "variant_of",
+]
 
 META_DECODER_EPS = 1e-5
-"""Epsilon of the layer norms in Meta's two-way blocks: torch's default. transformers' default is 1e-6."""
+TRANSFORMERS_DECODER_EPS = 1e-6
+"""Epsilon of the layer norms in the two-way blocks: torch's default in Meta's code, another one in transformers'."""
 META_DECODER_HEADS = 8
 MOBILE_SAM_SIZE = 1024
 
@@ -39,11 +48,14 @@ SYNONYMS = {
 }
 
 
-def infer_config(weights: Mapping[str, Tensor], size: int | None = None) -> tuple[SamConfig, list[str]]:
+def infer_config(
+    weights: Mapping[str, Tensor], *, epsilon: float = META_DECODER_EPS, size: int | None = None
+) -> tuple[SamConfig, list[str]]:
     """The configuration of weights under Meta's or MobileSAM's names, and notes on what they do not tell.
 
     Args:
         weights: By name; only shapes are looked at.
+        epsilon: Of the layer norms in the decoder's blocks, by whose code the weights were made.
         size: Side of the input in pixels, for those that do not say.
 
     Raises:
@@ -55,7 +67,7 @@ def infer_config(weights: Mapping[str, Tensor], size: int | None = None) -> tupl
         vision, notes = _vit(weights, size), []
     else:
         raise ValueError("the image encoder is neither SAM's ViT nor MobileSAM's TinyViT, or is missing")
-    decoder = _decoder(weights)
+    decoder = _decoder(weights) | {"layer_norm_eps": epsilon}
     inner = _shape(weights, "mask_decoder.transformer.layers.0.cross_attn_token_to_image.q_proj.weight")[0]
     if inner % META_DECODER_HEADS:
         raise ValueError(
@@ -201,7 +213,6 @@ def _decoder(weights: Mapping[str, Tensor]) -> dict[str, Any]:
         "num_multimask_outputs": _shape(weights, "mask_decoder.mask_tokens.weight")[0] - 1,
         "iou_head_depth": _count(weights, r"mask_decoder\.iou_prediction_head\.layers\.(\d+)\.weight"),
         "iou_head_hidden_dim": _shape(weights, "mask_decoder.iou_prediction_head.layers.0.weight")[0],
-        "layer_norm_eps": META_DECODER_EPS,
     }
 
 

@@ -74,17 +74,20 @@ def read_weight_file(path: Path, max_bytes: int = MAX_BYTES) -> tuple[Any, dict[
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except Exception as error:  # a broken or malicious file fails in many ways, and every one of them is final
         raise ValueError(_why_refused(path, error)) from None
-    total = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(content))
+    try:
+        total = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(content))
+    except RecursionError:
+        raise ValueError(f"{str(path)!r} nests too deeply, or without an end: no checkpoint") from None
     if total > max_bytes:
         raise ValueError(f"{str(path)!r} unfolds to {total >> 20} MB of tensors, over the cap of {max_bytes >> 20} MB")
     return content, record
 
 
-def read_folder_weights(folder: Path, max_bytes: int = MAX_BYTES) -> tuple[dict[str, Tensor], str]:
+def read_folder_weights(folder: Path, max_bytes: int = MAX_BYTES) -> tuple[dict[str, Tensor], list[str]]:
     """Reads the weights of a transformers folder, whole or in shards.
 
     Returns:
-        Tensors by name, and the name of the file that led to them.
+        Tensors by name, and notes on what they were read from.
 
     Raises:
         ValueError: There are none, a shard is missing, or a file cannot be used.
@@ -109,7 +112,8 @@ def read_folder_weights(folder: Path, max_bytes: int = MAX_BYTES) -> tuple[dict[
     lacking = sorted(set(shards) - set(weights)) if found.endswith(".index.json") else []
     if lacking:
         raise ValueError(f"{found!r} promises {lacking[0]!r}, and {len(lacking) - 1} more, that no shard holds")
-    return weights, found
+    notes = [f"the weights were in {len(names)} shards"] if len(names) > 1 else []
+    return weights, notes + [f"the weights were a pickle, {found}"] * found.startswith("pytorch_model")
 
 
 def read_json(path: Path) -> dict[str, Any]:

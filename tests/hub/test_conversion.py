@@ -147,6 +147,7 @@ def test_there_and_back_is_bit_by_bit(meta, tmp_path, dtype):
         there.dtype == str(dtype).removeprefix("torch.") == json.load(open(tmp_path / "folder/config.json"))["dtype"]
     )
     back = convert(tmp_path / "folder", tmp_path / "back.pth")
+    assert any("and stay so" in note for note in there.notes) == (dtype != torch.float32)
     assert (there.layout, back.layout) == ("transformers", "meta")
     assert same(weights_of(tmp_path / "back.pth"), source)
     meta_of(random_model(1)).load_state_dict(weights_of(tmp_path / "back.pth"))  # strict, by Meta's own names
@@ -174,6 +175,17 @@ def test_both_names_of_the_shared_matrix(model, tmp_path):
     torch.save(weights, tmp_path / "apart.bin")
     with pytest.raises(ValueError, match="one matrix in SAM"):
         convert(tmp_path / "apart.bin", tmp_path / "folder")
+
+
+def test_weights_saved_from_transformers_without_a_configuration(tmp_path):
+    """`torch.save(model.state_dict())` of a fine-tuned transformers model, whose epsilon is not Meta's."""
+    stock = random_model(decoder={"layer_norm_eps": 1e-6})
+    torch.save({"model": stock.state_dict()}, tmp_path / "tuned.pt")
+    convert(tmp_path / "tuned.pt", tmp_path / "folder")
+    loaded = transformers.SamModel.from_pretrained(tmp_path / "folder").eval()
+    assert loaded.config.mask_decoder_config.layer_norm_eps == 1e-6
+    for got, expected in zip(masks(loaded), masks(stock), strict=True):
+        assert spread(got, expected) < TOLERANCE
 
 
 WRAPPERS = {
@@ -239,7 +251,7 @@ def test_published_variants_are_told_from_their_tensors(name):
 def test_shards_and_pickled_folders(model, tmp_path):
     model.save_pretrained(tmp_path / "shards", max_shard_size="40KB")
     assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 2
-    convert(tmp_path / "shards", tmp_path / "one.pth")
+    assert "shards" in convert(tmp_path / "shards", tmp_path / "one.pth").notes[0]
     assert same(weights_of(tmp_path / "one.pth"), to_meta_names(model.state_dict()))
     next((tmp_path / "shards").glob("model-00002*")).unlink()
     with pytest.raises(ValueError, match="lacks the shard 'model-00002"):

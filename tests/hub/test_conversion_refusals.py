@@ -109,6 +109,10 @@ def test_damaged_files(weights, tmp_path):
             bomb.writestr(entry.filename, archive.read(entry))
     assert "compressed" in refused("bomb.pth")
     assert "over the cap" in refused("whole.pth", max_bytes=1000)
+    endless = []
+    endless.append(endless)
+    torch.save(endless, "endless.pth")
+    assert "without an end" in refused("endless.pth")
     torch.save({"huge": torch.zeros(1).expand(1 << 40)}, "wide.pth")
     assert "unfolds" in refused("wide.pth")
 
