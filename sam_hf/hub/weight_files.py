@@ -23,11 +23,18 @@ from torch import Tensor
 
 from sam_hf.model.weight_checks import check_weight_files
 
-__all__ = ["FOLDER_WEIGHTS", "MAX_BYTES", "PICKLES", "RECORD", "read_folder_weights", "read_json", "read_weight_file"]
+__all__ = [
+    "FOLDER_WEIGHTS",
+    "MAX_BYTES",
+    "RECORD",
+    "is_plain_name",
+    "read_folder_weights",
+    "read_json",
+    "read_weight_file",
+]
 
 MAX_BYTES = 16 << 30  # ViT-H in float32 with both states of Adam is 7.7 GB
 MAX_JSON_BYTES = 64 << 20
-PICKLES = (".pth", ".pt", ".bin", ".ckpt")
 FOLDER_WEIGHTS = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -98,7 +105,7 @@ def read_folder_weights(folder: Path, max_bytes: int = MAX_BYTES) -> tuple[dict[
     names = [found]
     if found.endswith(".index.json"):
         shards = read_json(folder / found).get("weight_map")
-        if not isinstance(shards, dict) or not all(_is_plain_name(shard) for shard in shards.values()):
+        if not isinstance(shards, dict) or not all(is_plain_name(shard) for shard in shards.values()):
             raise ValueError(f"{str(folder / found)!r} has no map from weights to files of its own folder")
         names = sorted(set(shards.values()))
     weights: dict[str, Tensor] = {}
@@ -233,5 +240,6 @@ def _tensors(content: Any) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-def _is_plain_name(name: Any) -> bool:
+def is_plain_name(name: Any) -> bool:
+    """Whether a shard's name leads to a file of weights in the folder itself."""
     return isinstance(name, str) and name == os.path.basename(name) and name.endswith((".safetensors", ".bin"))

@@ -160,6 +160,12 @@ def _without_encoder(weights):
     return refused("half.pt")
 
 
+def test_names_that_lead_nowhere():
+    assert "no file or folder" in refused("absent.pth")
+    assert "no file or folder" in refused("./absent")
+    assert "the Hub does not give it" in refused("nobody/has-this")  # tests are offline
+
+
 def test_a_record_that_lies_is_refused(model):
     model.save_pretrained("folder")
     convert("folder", "sam.pth")
