@@ -305,6 +305,14 @@ def convert(context: typer.Context) -> None:
     _run_recipe(convert_command.main, context)
 
 
+@app.command("export", context_settings=PASS_ON)
+def export(context: typer.Context) -> None:
+    """Export a checkpoint: ONNX files, a program or a compiled package (--help lists the options)."""
+    from sam_hf.hub import export_command
+
+    _run_recipe(export_command.main, context)
+
+
 def _run_recipe(run: Callable[[Sequence[str]], int | None], context: typer.Context) -> None:
     try:
         raise typer.Exit(run(context.args) or 0)
