@@ -24,7 +24,6 @@ from .text_variants import (
     CALIBRATION_SEED,
     fit_calibration,
     read_option,
-    save_calibration,
     variants,
     with_options,
 )
@@ -113,7 +112,8 @@ def _variants(
         raise ValueError(f"grounding: expected dense or proposals to compare {option} of, got {chosen[0]}")
 
     def make(by_grounding: Mapping[str, Mapping[str, Any]]) -> SamTextSegmenter:
-        return SamTextSegmenter(segmenter.predictor, clip, calibration=segmenter.calibration, **by_grounding)
+        # No calibration: it was fitted to the package's own choices.
+        return SamTextSegmenter(segmenter.predictor, clip, **by_grounding)
 
     return variants(options.ablate, make, chosen[0], extra)
 
@@ -151,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         calibration = fit_calibration(
             segmenter, pictures.phrases, groundings, keep=options.keep, instances=instances, total=pictures.count
         )
-        print(save_calibration(calibration, options.calibrate))
+        print(calibration.save(options.calibrate))
         return 0
     if options.ablate:
         contenders = _variants(options, segmenter, extra)

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from ..inference.text.verdict import threshold_that_keeps
 from .scores import auroc, clustered_mean
 from .summary import KEEP_PRESENT
 
@@ -130,14 +131,10 @@ def operating_point(present: np.ndarray, absent: np.ndarray, keep: float = KEEP_
     Raises:
         ValueError: `keep` lies outside (0, 1].
     """
-    if not 0 < keep <= 1:
-        raise ValueError(f"keep: expected a share in (0, 1], got {keep}")
     present, absent = np.asarray(present, np.float64), np.asarray(absent, np.float64)
-    found = np.sort(present[present > -np.inf])
-    if len(found) == 0 or len(absent) == 0:
+    threshold = threshold_that_keeps(present, keep)
+    if threshold is None or len(absent) == 0:
         return None
-    wanted = min(math.ceil(keep * len(present) - 1e-9), len(found))  # the slack is for 0.8 * 10 > 8
-    threshold = float(found[len(found) - wanted])
     kept, alarms = (present >= threshold).mean(), (absent >= threshold).mean()
     return {"threshold": threshold, "kept": float(kept), "false_alarms": float(alarms)}
 

@@ -5,11 +5,8 @@ fitted on scenes of the train split, made from a seed of their own.
 """
 
 import json
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -22,11 +19,10 @@ from ..inference.text.segmenter import calibration_name
 from ..inference.text.templates import BACKGROUND, PHOTO, PLAIN, SCENE
 from ..inference.text.verdict import Calibration
 from ..inference.text.views import VIEWS
-from .report import write_report
 from .text_scores import KEEP_PRESENT
 from .text_to_mask import Contender
 
-__all__ = ["ABLATIONS", "fit_calibration", "read_option", "save_calibration", "variants", "with_options"]
+__all__ = ["ABLATIONS", "fit_calibration", "read_option", "variants", "with_options"]
 
 CALIBRATION_SEED = 7777  # no recipe trains on the scenes of this seed
 
@@ -155,8 +151,3 @@ def fit_calibration(
     for name in groundings:
         calibration.fit(calibration_name(segmenter.grounding(name)), *evidence[name], keep=keep)
     return calibration
-
-
-def save_calibration(calibration: Calibration, path: str | os.PathLike) -> Path:
-    """Writes the curves into a file, in one move; `Calibration.load` and `--calibration` read it."""
-    return write_report({name: asdict(curve) for name, curve in calibration.curves.items()}, path)

@@ -21,7 +21,7 @@ from sam_hf.evaluation.text_scores import (
     summarise_times,
 )
 from sam_hf.evaluation.text_to_mask import Contender, evaluate_text
-from sam_hf.evaluation.text_variants import fit_calibration, read_option, save_calibration, variants
+from sam_hf.evaluation.text_variants import fit_calibration, read_option, variants
 from sam_hf.inference.text.instances import TextAnswer
 from sam_hf.inference.text.verdict import Calibration
 
@@ -48,6 +48,8 @@ def _samples(image_id=0):
 
 class Knowing:
     """A segmenter that knows the phrases; half of every mask without a click, and `cat` is seen everywhere."""
+
+    has_text_branch = False
 
     def __init__(self, share=0.5, threshold=0.0):
         self.share, self.threshold, self.calibration = share, threshold, Calibration()
@@ -234,7 +236,7 @@ def test_the_verdict_is_fitted_to_the_evidence(tmp_path):
     calibration = fit_calibration(segmenter, [_samples(0), _samples(1)], ["dense"], keep=0.6, progress=False)
     curve = calibration.curve("dense")
     assert curve.threshold == 2.0 and curve.kept == pytest.approx(2 / 3) and curve.refused == 1.0
-    path = save_calibration(calibration, tmp_path / "mine.json")
+    path = calibration.save(tmp_path / "mine.json")
     assert Calibration.load(path).curves == calibration.curves and "other" in calibration
     with pytest.raises(ValueError, match="grounding: expected the ways themselves"):
         fit_calibration(segmenter, [_samples()], ["auto"], progress=False)

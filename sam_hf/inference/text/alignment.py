@@ -11,6 +11,7 @@ import torch
 
 from sam_hf.inference.text.instances import Request
 from sam_hf.model.image_operations import height_width
+from sam_hf.model.text_alignment import SamTextAlignment
 
 
 class AlignedPhrases:
@@ -35,6 +36,10 @@ class AlignedPhrases:
         height, width = np.ceil(resized / side).astype(int)  # cells that hold some of the picture
         self.maps = maps[:, :height, :width].cpu().numpy()
         self._side, self._last = side * size / resized, size - 0.5  # original pixels, yx
+
+    def presence(self, index: int) -> float:
+        """Log-odds that a phrase is true of something in the picture."""
+        return float(SamTextAlignment.presence(torch.from_numpy(self.maps[index])))
 
     def peak(self, index: int) -> tuple[float, float]:
         """xy of the middle of the cell that a phrase suits best, original pixels."""

@@ -1,7 +1,8 @@
 """What else speaks for a mask being what a phrase says, beside the decoder's own score.
 
 Two witnesses, either of which may be missing: the checkpoint's alignment of image cells and phrases, and a CLIP that
-looks at the mask's crop. Both answer in log-odds, so what they say is added up.
+looks at the mask's crop. Both answer in log-odds, so what they say is added up; CLIP's counts for less, since it is no
+independent witness of whether a phrase is true (a logistic regression on train scenes gives it that weight).
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 # What a mask shows, by itself: the blurred picture around it says which of several is meant, not whether one is.
 VIEWS = ("crop", "dimmed")
+WEIGHT = 0.3  # of what CLIP says
 
 
 class Opinions:
@@ -49,7 +51,7 @@ class Opinions:
         """Log-odds that the picture shows what a phrase names, `best` being the instance found; None: nobody knows."""
         if self.aligned is None:
             return None
-        return float(self.aligned.maps[index].max()) + float(self._of_clip(index, [best])[0])
+        return self.aligned.presence(index) + float(self._of_clip(index, [best])[0])
 
     def heat_map(self, index: int) -> np.ndarray | None:
         """(h,w) float32 in [0,1], where a phrase is."""
@@ -60,4 +62,4 @@ class Opinions:
             return np.zeros(len(instances))
         seen = mask_vectors(self._clip, self._request.pixels, [one.mask for one in instances], VIEWS)
         odds = text_log_odds(self._clip, seen, [self._phrases[index]]).numpy()[:, 0]
-        return np.where(np.isfinite(odds), odds, 0.0)
+        return WEIGHT * np.where(np.isfinite(odds), odds, 0.0)

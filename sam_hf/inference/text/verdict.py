@@ -96,15 +96,10 @@ class Calibration:
             ValueError: If one of them is empty or not a number, or `keep` is not in (0,1].
         """
         present, absent = _evidence(present, "present"), _evidence(absent, "absent")
-        if not 0 < keep <= 1:
-            raise ValueError(f"keep: expected a share in (0, 1], got {keep!r}")
-        found = np.sort(present[np.isfinite(present)])
-        if len(found) == 0:
+        threshold = threshold_that_keeps(present, keep)
+        if threshold is None:
             raise ValueError("present: expected at least one phrase for which something was found, got none")
-        # The largest threshold that keeps ceil(keep * n) of them; 1e-9: 0.8 * 10 is a little over 8.
-        wanted = min(math.ceil(keep * len(present) - 1e-9), len(found))
-        threshold = float(found[len(found) - wanted])
-        slope, offset = _fit_logistic(found, absent[np.isfinite(absent)])
+        slope, offset = _fit_logistic(present[np.isfinite(present)], absent[np.isfinite(absent)])
         curve = Curve(
             slope=slope,
             offset=offset,
@@ -116,12 +111,21 @@ class Calibration:
         self.curves[name] = curve
         return curve
 
-    def save(self, folder: str | os.PathLike) -> Path:
-        """Writes the curves into a checkpoint's folder, in place of older ones."""
-        path = Path(folder) / FILE_NAME
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps({name: asdict(curve) for name, curve in self.curves.items()}, indent=2) + "\n")
-        os.replace(part, path)
+    def save(self, target: str | os.PathLike) -> Path:
+        """Writes the curves, in place of older ones; returns the file.
+
+        Args:
+            target: A checkpoint's folder, which gets a file "text_calibration.json", or a file.
+        """
+        path = Path(target)
+        path = path / FILE_NAME if path.is_dir() else path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            part.write_text(json.dumps({name: asdict(curve) for name, curve in self.curves.items()}, indent=2) + "\n")
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
         return path
 
     @classmethod
@@ -139,6 +143,26 @@ class Calibration:
             return cls({str(name): _read_curve(entry) for name, entry in content.items()})
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"source: {str(path)!r} holds no calibration: {error}") from None
+
+
+def threshold_that_keeps(present: np.ndarray, keep: float) -> float | None:
+    """The strictest threshold that keeps a share of phrases that are there.
+
+    Args:
+        present: Their evidence (N,); -inf where nothing was found, which no threshold keeps.
+        keep: Share to keep, of all of them.
+
+    Returns:
+        The largest that keeps ceil(keep * N) of them, or all that were found if these are fewer; None if none was.
+
+    Raises:
+        ValueError: If `keep` is not in (0,1].
+    """
+    if not 0 < keep <= 1:
+        raise ValueError(f"keep: expected a share in (0, 1], got {keep!r}")
+    found = np.sort(present[np.isfinite(present)])
+    wanted = min(math.ceil(keep * len(present) - 1e-9), len(found))  # 1e-9: 0.8 * 10 is a little over 8
+    return float(found[len(found) - wanted]) if len(found) else None
 
 
 def _read_curve(entry: Mapping[str, Any]) -> Curve:

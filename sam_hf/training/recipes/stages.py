@@ -106,8 +106,9 @@ class AlignmentStage:
         size: image side in pixels.
         minutes, steps: length, whichever is reached first; at least one.
         batch: images per step and process.
-        prompts: phrases of present things per image.
-        rivals: phrases of absent things per image.
+        prompts: phrases per image.
+        absent: how many of them are of absent things.
+        rivals: how many more of those each image is told apart from.
         lr: peak learning rate.
         warmup: steps.
         ema: decay of the averaged weights.
@@ -119,9 +120,10 @@ class AlignmentStage:
     minutes: float | None = None
     steps: int | None = None
     batch: int = 4
-    prompts: int = 8
-    rivals: int = 12
-    lr: float = 2e-3
+    prompts: int = 12
+    absent: int = 4
+    rivals: int = 8
+    lr: float = 5e-4
     warmup: int = 30
     ema: float = 0.99
     seed: int = 0
@@ -262,8 +264,9 @@ def run_alignment_stage(
     """Trains the alignment of `model`, in place; see `run_stage`."""
     text = model.config.text_config
     dataset = SceneDataset(
-        SceneGenerator(size=stage.size, split="train", seed=stage.seed, font=font, absent=stage.rivals),
+        SceneGenerator(size=stage.size, split="train", seed=stage.seed, font=font, absent=stage.absent + stage.rivals),
         prompts=stage.prompts,
+        absent=stage.absent,
         rivals=stage.rivals,
         tokenizer=SamTokenizer(vocab_size=text.vocab_size, context_length=text.context_length),
         seed=stage.seed,

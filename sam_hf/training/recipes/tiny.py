@@ -120,7 +120,7 @@ STAGES: tuple[Stage | AlignmentStage | ClipStage, ...] = (
         lr_multipliers=TOWER,
         seed=3,
     ),
-    AlignmentStage("4-alignment", 256, minutes=15, seed=4),
+    AlignmentStage("4-alignment", 256, minutes=6, seed=4),
     ClipStage("5-clip", minutes=60, warmup=50, ema=0.998, seed=101, goes_on=True),
 )
 
