@@ -19,6 +19,8 @@ from torch import nn
 
 from sam_hf.inference.embedding_store import EmbeddingStore, ImageEmbedding, content_key
 from sam_hf.inference.fingerprint import WeightsWatch
+from sam_hf.model.checkpoint_names import resolve
+from sam_hf.model.hub_access import pinned
 from sam_hf.model.image_loading import load_image_tensor
 from sam_hf.model.modeling_sam import SamModel
 from sam_hf.model.processing_sam import SamProcessor
@@ -94,16 +96,17 @@ class SamPredictor:
             OSError: If there is no such checkpoint, or it cannot be reached.
         """
         device, dtype = read_device(device), read_dtype(dtype)
-        model, found = SamModel.from_pretrained(
-            pretrained_model_name_or_path, dtype=dtype, output_loading_info=True, **kwargs
-        )
+        with pinned(resolve(pretrained_model_name_or_path), kwargs) as options:  # both of one commit
+            model, found = SamModel.from_pretrained(
+                pretrained_model_name_or_path, dtype=dtype, output_loading_info=True, **options
+            )
+            processor = SamProcessor.from_pretrained(pretrained_model_name_or_path, **options)
         if found["missing_keys"]:
             missing = sorted(found["missing_keys"])
             raise ValueError(
                 f"the checkpoint {str(pretrained_model_name_or_path)!r} lacks {len(missing)} weights of its "
                 f"{type(model.config).__name__}, such as {missing[0]!r}: its answers would be random"
             )
-        processor = SamProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
         return cls(model.to(device), processor, store)
 
     @property

@@ -245,6 +245,9 @@ def problems_named(name: Any) -> Iterator[None]:
     except (OSError, *UNREACHABLE) as error:
         if "do not set `use_safetensors=True`" in str(error):
             raise OSError(no_safetensors(name)) from error
+        if str(error).startswith("Can't load the") and error.__context__ is not None:
+            # transformers' word for what it did not expect: the reason behind it is what helps
+            raise OSError(f"cannot load {str(name)!r}: {first_lines(error.__context__)}") from error
         if isinstance(error, OSError) and (error.errno is not None or str(name) in str(error)):
             raise
         raise OSError(f"cannot load {str(name)!r}: {first_lines(error)}") from error

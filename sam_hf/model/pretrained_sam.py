@@ -14,6 +14,7 @@ from .atomic_saving import obsolete_weights, saved_whole
 from .checkpoint_checks import check_folder, check_inside, loading_report, problems_named
 from .checkpoint_names import resolve
 from .configuration_sam import SamConfig
+from .hub_access import pinned
 from .optimization import Optimization, optimize
 from .weight_checks import check_finite, check_shapes, check_some_loaded, check_weight_files
 
@@ -60,8 +61,8 @@ class SamPreTrainedModel(PreTrainedModel):
         if not kwargs.get("gguf_file") and not (kwargs.get("config") is not None and os.path.isfile(str(name))):
             kinds = {"weights": kwargs["use_safetensors"], "config": kwargs.get("config") is None}
             check_folder(name, **kinds, subfolder=kwargs.get("subfolder") or "", variant=kwargs.get("variant"))
-        with problems_named(name):
-            model, found = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
+        with problems_named(name), pinned(name, kwargs) as options:
+            model, found = super().from_pretrained(name, *args, output_loading_info=True, **options)
         if kwargs.get("state_dict") is None:
             check_some_loaded(model, found["missing_keys"], found["unexpected_keys"], name)
         check_finite(model, name)

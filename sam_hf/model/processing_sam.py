@@ -18,6 +18,7 @@ from transformers.utils import logging
 from .atomic_saving import saved_whole
 from .checkpoint_checks import check_folder, problems_named
 from .checkpoint_names import resolve
+from .hub_access import pinned
 from .image_operations import height_width
 from .image_processing_sam import SamImageProcessor, SamImageProcessorPil
 from .mask_postprocessing import preprocess_shape, size_list
@@ -89,8 +90,8 @@ class SamProcessor(ProcessorMixin):
         """
         name = resolve(pretrained_model_name_or_path)
         check_folder(name, weights=False, config=False, subfolder=kwargs.get("subfolder") or "")
-        with problems_named(name):
-            return super().from_pretrained(name, *args, **kwargs)
+        with problems_named(name), pinned(name, kwargs) as options:
+            return super().from_pretrained(name, *args, **options)
 
     @classmethod
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs) -> list[Any]:

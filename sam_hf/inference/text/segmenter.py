@@ -34,6 +34,7 @@ from sam_hf.inference.text.templates import clean_phrases
 from sam_hf.inference.text.verdict import DEFAULT, FILE_NAME, Calibration
 from sam_hf.model.checkpoint_names import EMBEDDED_NAME, resolve
 from sam_hf.model.clip_loading import A_CLIP, clip_beside
+from sam_hf.model.hub_access import pinned
 from sam_hf.model.image_loading import as_bytes, load_image_tensor, open_image
 
 if TYPE_CHECKING:
@@ -135,9 +136,12 @@ class SamTextSegmenter:
             ValueError, OSError: See `SamPredictor.from_pretrained`.
         """
         loading = {name: options.pop(name) for name in LOADING if name in options}
-        predictor = SamPredictor.from_pretrained(pretrained_model_name_or_path, device, dtype, **loading)
+        with pinned(resolve(pretrained_model_name_or_path), loading) as files:
+            predictor = SamPredictor.from_pretrained(pretrained_model_name_or_path, device, dtype, **files)
+            found = None
+            if options.get("calibration") is None:
+                found = find_calibration(pretrained_model_name_or_path, **files)
         if options.get("calibration") is None:
-            found = find_calibration(pretrained_model_name_or_path, **loading)
             curves = {} if found is None else found.curves
             options["calibration"] = Calibration(
                 {name: curve for name, curve in curves.items() if not options.get(name.split("/")[0])}

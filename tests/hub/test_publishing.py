@@ -1,0 +1,163 @@
+"""What goes to the Hub and what does not, over HTTP to a stand-in; and what is refused before anything is sent."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import sam_hf
+from sam_hf.hub.publishing import publish
+
+NEEDED = {"config.json", "model.safetensors", "processor_config.json", "preprocessor_config.json", "README.md"}
+PICTURES = {f"examples/{name}" for name in ("scene.png", "point.png", "box.png", "everything.png", "prompts.json")}
+
+
+@pytest.fixture
+def checkpoint(plain_checkpoint, tmp_path):
+    """A copy of a plain checkpoint's folder, to add things to."""
+    folder = tmp_path / "checkpoint"
+    sam_hf.SamModel.from_pretrained(plain_checkpoint).save_pretrained(folder)
+    sam_hf.SamProcessor.from_pretrained(plain_checkpoint).save_pretrained(folder)
+    return folder
+
+
+def test_a_text_checkpoint_goes_up_whole(owner, hub):
+    done, files = owner["text"], hub.files("org/text")
+    assert NEEDED | PICTURES | {"examples/text.png", "modeling_sam.py", "processing_sam.py"} <= set(done["files"])
+    assert set(done["files"]) == set(files) - {".gitattributes"}
+    assert None not in done["sizes"] and done["pr"] is None
+    assert done["url"].startswith(hub.url)
+    assert json.loads(files["config.json"])["auto_map"]["AutoModelForMaskGeneration"] == "modeling_sam.SamModel"
+    assert b"](examples/point.png)" in files["README.md"]
+    record = json.loads(files["examples/prompts.json"])
+    assert [prompt["overlay"] for prompt in record["prompts"]][-1] == "text.png"
+    assert all(files[f"examples/{prompt['overlay']}"].startswith(b"\x89PNG") for prompt in record["prompts"])
+
+
+def test_a_plain_checkpoint_carries_no_code(owner, hub):
+    code, out, _ = owner["plain_by_command"]
+    assert code == 0 and "org/plain" in out
+    files = hub.files("org/plain", "next")
+    assert not [name for name in files if name.endswith(".py")]
+    config = json.loads(files["config.json"])
+    assert config["model_type"] == "sam" and "auto_map" not in config
+    assert json.loads(files["preprocessor_config.json"])["image_processor_type"] == "SamImageProcessor"
+
+
+def test_a_dry_run_lists_everything_and_sends_nothing(owner):
+    assert owner["dry_run"]["repos"] == []
+    assert set(owner["dry_run"]["files"]) == set(owner["text"]["files"])
+
+
+def test_publishing_again_changes_nothing(owner):
+    assert owner["text_again"] == owner["text"]["url"]
+
+
+def test_branches_and_pull_requests_leave_main_alone(owner, hub):
+    assert owner["pull_request"] == f"{hub.url}/org/plain/discussions/1"
+    commits = hub.repos["org/plain"]["refs"]
+    assert len({commits["main"], commits["next"], commits["refs/pr/1"]}) == 3
+    assert "modeling_sam.py" in hub.files("org/plain", "refs/pr/1")
+    assert "revision" in owner["pull_request_on_a_branch"]["error"]
+
+
+def test_an_interrupted_upload_leaves_the_repository_and_goes_on(owner):
+    assert "org/plain" in owner["interrupted"]["error"] and "OSError" in owner["interrupted"]["kinds"]
+    assert "model.safetensors" in owner["plain_after_interruption"]
+    shards = [name for name in owner["resumed"] if name.startswith("model-")]
+    assert len(shards) == owner["shard_count"] > 2
+    puts = [line for line in owner["log"] if line.startswith("PUT /lfs/")]
+    counts = {line: puts.count(line) for line in puts}
+    assert {line for line, count in counts.items() if count > 1} == {f"PUT /lfs/{owner['last_shard']}"}
+
+
+def test_weights_of_another_cut_are_removed(owner):
+    assert "model.safetensors" not in owner["resumed"]
+    assert "model.safetensors.index.json" in owner["resumed"]
+
+
+def test_push_to_hub_as_in_transformers(owner, hub):
+    for name in ("org/pushed", "org/saved"):
+        assert NEEDED - {"README.md"} | {"modeling_sam.py"} <= set(owner["transformers_way"][name])
+    assert hub.repos["org/saved"]["private"] and not hub.repos["org/pushed"]["private"]
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        ("no_token", "hf auth login"),
+        ("read_token", "may not write"),
+        ("stopped_publish", "run it again"),
+        ("not_private_any_more", "is public"),
+    ],
+)
+def test_what_the_hub_refuses_is_said_with_the_repository(owner, step, words):
+    assert "org/plain" in owner[step]["error"] and words in owner[step]["error"], owner[step]
+
+
+def test_only_what_a_reader_needs_leaves_the_machine(checkpoint):
+    for name in ("optimizer.pt", ".env", "pytorch_model.bin", "runs/events.1", "deep/examples/a.png", "notes.py"):
+        place = checkpoint / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text("secret")
+    for name in ("onnx/vision_encoder.onnx", "training.json", "text_calibration.json", "examples/mine.png", "LICENSE"):
+        place = checkpoint / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text("{}")
+    done = publish(checkpoint, "org/name", dry_run=True)
+    assert not {"optimizer.pt", ".env", "pytorch_model.bin", "runs/events.1", "deep/examples/a.png", "notes.py"} & set(
+        done.files
+    )
+    assert {"optimizer.pt", ".env", "pytorch_model.bin"} <= set(done.left_out)
+    assert {"onnx/vision_encoder.onnx", "training.json", "text_calibration.json", "LICENSE"} <= set(done.files)
+    assert [name for name in done.files if name.startswith("examples/")] == ["examples/mine.png"]
+
+
+def test_the_users_folder_is_not_changed(checkpoint):
+    (checkpoint / "preprocessor_config.json").unlink()
+    before = {path.name: path.read_bytes() for path in checkpoint.iterdir()}
+    done = publish(checkpoint, "org/name", dry_run=True, examples=False)
+    assert done.files["preprocessor_config.json"] > 0
+    assert {path.name: path.read_bytes() for path in checkpoint.iterdir()} == before
+
+
+def _truncate(folder: Path):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+
+def _both_cuts(folder: Path):
+    sam_hf.SamModel.from_pretrained(folder).save_pretrained(folder / "shards", max_shard_size="40KB")
+    for path in (folder / "shards").glob("model*"):
+        path.rename(folder / path.name)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (_truncate, "model.safetensors"),
+        (_both_cuts, "both"),
+        (lambda folder: (folder / "config.json").unlink(), "config.json"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "safetensors"),
+        (lambda folder: (folder / "config.json").write_text("{"), "config.json"),
+    ],
+    ids=["truncated", "both cuts", "no config", "no weights", "no JSON"],
+)
+def test_damaged_checkpoints_stay_here(checkpoint, spoil, words):
+    spoil(checkpoint)
+    with pytest.raises((ValueError, OSError), match=words):
+        publish(checkpoint, "org/name", dry_run=True)
+
+
+def test_wrong_arguments_are_named(checkpoint, plain_checkpoint, text_checkpoint):
+    with pytest.raises(ValueError, match="[Rr]epo id"):
+        publish(checkpoint, "not/a/name", dry_run=True)
+    with pytest.raises(TypeError, match="source"):
+        publish(3, "org/name", dry_run=True)
+    with pytest.raises(OSError, match="no checkpoint folder"):
+        publish(checkpoint / "nowhere", "org/name", dry_run=True)
+    with pytest.raises(TypeError, match="processor"):
+        publish(sam_hf.SamModel.from_pretrained(plain_checkpoint), "org/name", dry_run=True)
+    with pytest.raises(ValueError, match="processor"):
+        sam_hf.SamProcessor.from_pretrained(text_checkpoint).save_pretrained(checkpoint)
+        publish(checkpoint, "org/name", dry_run=True)

@@ -1,0 +1,101 @@
+"""Without this package: a text checkpoint by the code beside its weights, a plain one by stock transformers."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import sam_hf
+from sam_hf.model import remote_code, text_encoder
+from sam_hf.model.text_encoder import SamTextTowerWeights, build_text_tower
+
+
+def test_every_auto_class_finds_the_code_beside_the_weights(stranger):
+    kinds = stranger["kinds"]
+    expected = {"AutoConfig": "SamConfig", "AutoModel": "SamModel", "AutoModelForMaskGeneration": "SamModel"}
+    expected |= {"AutoProcessor": "SamProcessor", "AutoImageProcessor": "SamImageProcessor"}
+    expected |= {"pil": "SamImageProcessorPil"}
+    assert kinds == {auto: f"transformers_modules {name}" for auto, name in expected.items()}
+
+
+def test_it_answers_as_the_package_does(stranger, owner):
+    assert stranger["points"]["points"] == owner["same_masks"]["text, folder"]
+    assert stranger["points"]["box"] != stranger["points"]["points"]
+    assert stranger["everything"] == ["transformers_modules SamModel", True]
+
+
+def test_phrases_need_open_clip_and_say_so(request, stranger, owner):
+    if "without" in request.node.callspec.id:
+        for step in ("phrase", "token_ids"):
+            assert "pip install open_clip_torch" in stranger[step]["error"]
+            assert "ImportError" in stranger[step]["kinds"]
+    else:
+        assert stranger["phrase"] == owner["same_masks"]["phrase, folder"]
+        assert stranger["token_ids"] is None
+
+
+def test_saved_again_it_is_whole(stranger, hub):
+    saved = stranger["saved_again"]
+    code = {name for name in hub.files("org/text") if name.endswith(".py")}
+    assert saved["same"] and code <= set(saved["names"])
+    assert saved["auto_map"] == "modeling_sam.SamModel"
+
+
+@pytest.fixture
+def stranger_alone(stranger):
+    if "untrusted" not in stranger:
+        pytest.skip("asked once")
+    return stranger
+
+
+def test_without_trust_it_is_refused_and_never_something_else(stranger_alone):
+    for door, answer in stranger_alone["untrusted"].items():
+        assert answer.startswith("ValueError") and "trust_remote_code" in answer and "org/text" in answer, door
+
+
+def test_plain_folders_are_stock_transformers_own(stranger_alone):
+    plain = dict(stranger_alone["plain"])
+    assert len(plain.pop("masks")) == 16
+    assert all(answer.startswith("transformers Sam") for answer in plain.values()), plain
+
+
+def test_the_stock_class_on_a_text_checkpoint_is_loud(stranger_alone):
+    answer = stranger_alone["stock_class_on_text"]
+    assert answer["kind"] == "transformers SamModel"
+    assert "sam_hf" in answer["said"] and "text_projection" in answer["said"]
+
+
+def test_the_tower_without_open_clip_has_the_same_weights(monkeypatch, text_checkpoint):
+    config = sam_hf.SamConfig.from_pretrained(text_checkpoint).text_config
+    for tower in (None, {"no_causal_mask": True, "pool_type": "last"}):
+        config.tower = tower
+        expected = {name: weight.shape for name, weight in build_text_tower(config).state_dict().items()}
+        stored = SamTextTowerWeights(config).state_dict()
+        assert {name: weight.shape for name, weight in stored.items()} == expected
+    monkeypatch.setattr(text_encoder, "open_clip", None)
+    assert isinstance(build_text_tower(config), SamTextTowerWeights)
+    config.tower = {"proj_bias": True}  # other weights, which only open_clip knows
+    with pytest.raises(ImportError, match="open_clip_torch"):
+        build_text_tower(config)
+
+
+def test_a_checkpoint_without_text_sheds_the_code_map(text_checkpoint, plain_checkpoint, tmp_path):
+    config = sam_hf.SamConfig.from_pretrained(text_checkpoint)
+    assert config.auto_map["AutoModel"] == "modeling_sam.SamModel"
+    config.text_config = None
+    config.model_type = "sam"
+    config.save_pretrained(tmp_path)
+    assert "auto_map" not in (tmp_path / "config.json").read_text()
+    assert not list(tmp_path.glob("*.py"))
+
+
+def test_code_that_has_lost_its_processor_names_none(monkeypatch, tmp_path):
+    """Loading a model alone copies only the model's files; saved from there, the map must not name the others."""
+    sources = tmp_path / "sources"
+    sources.mkdir()
+    for path in remote_code.source_files({"AutoModel": "modeling_sam.SamModel"}):
+        shutil.copy(path, sources)
+    monkeypatch.setattr(remote_code, "SOURCES", sources)
+    classes = {"AutoModel": "modeling_sam.SamModel", "AutoProcessor": "processing_sam.SamProcessor"}
+    assert remote_code.write_remote_code(tmp_path / "out", classes) == {"AutoModel": "modeling_sam.SamModel"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {path.name for path in Path(sources).iterdir()}
