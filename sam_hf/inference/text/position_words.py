@@ -5,7 +5,7 @@ English:
 
 **Which words count.** *left, right, top, upper, bottom, lower, middle, center, centre, central*, the same with *most*
 (leftmost, uppermost, ...), *biggest, largest, smallest, littlest, tiniest*; and *big, large, small, little* after
-"the", which presupposes that size tells the one that is meant. They count
+"the", which presupposes that size tells the one that is meant; these stay in the phrase, too. They count
 
 - in front of the noun, after article and number: "the top left cup", "two biggest dogs", "second cup from the left";
 - at the end, with *on, in, at, to* or *from*, also with "side", "corner", "of the picture" and the like: "cup on the
@@ -33,7 +33,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sam_hf.inference.text.instances import TextInstance
-from sam_hf.inference.text.plurals import read_amount
+from sam_hf.inference.text.plurals import Amount, read_amount
 
 CANDIDATE_SHARE = 0.5
 
@@ -115,8 +115,12 @@ class Reading(NamedTuple):
     limit: int | None = None
 
 
-def read_phrase(phrase: str) -> Reading:
+def read_phrase(phrase: str, count: bool = True) -> Reading:
     """Takes position words and words of number out of a phrase; see the rule above.
+
+    Args:
+        phrase: As it was said.
+        count: Whether words of number and plurals are read; where one thing is wanted anyway, "fries" are no "fry".
 
     Raises:
         ValueError: If only position words would remain nothing to look for, as in "the left".
@@ -128,7 +132,7 @@ def read_phrase(phrase: str) -> Reading:
     places = tuple(dict.fromkeys(in_front + at_end))
     if places and not _NOT_A_THING.sub("", rest):
         raise ValueError(f'text: {phrase!r} says where, but not what; name the thing too, such as "left cup"')
-    amount = read_amount(rest)
+    amount = read_amount(rest) if count else Amount(rest, False)
     several = amount.several and among is None
     return Reading(amount.phrase, places, several, amount.limit if several else None)
 
@@ -160,7 +164,7 @@ def _read_front(phrase: str) -> tuple[str, tuple[Place, ...]]:
         articles, rest = articles + number[0], rest[number.end() :]
     is_definite = "the" in articles.lower().split()
     places: tuple[Place, ...] = ()
-    whole = (articles + rest).strip()
+    whole, sizes = (articles + rest).strip(), ""
     while rest:
         word, _, after = re.match(r"([^\s-]+)([\s-]*)(.*)", rest, re.S).groups()
         lower = word.lower()
@@ -168,12 +172,13 @@ def _read_front(phrase: str) -> tuple[str, tuple[Place, ...]]:
         if kind is None or after.lower().split(" ")[0].rstrip(",") in COMPOUNDS.get(lower, ()):
             break
         places, rest = (*places, Place(kind)), after
+        sizes += f"{word} " if lower in PLAIN_SIZES else ""
         number = _NUMBER.match(rest)
         if number:  # "the leftmost two dogs"
             articles, rest = articles + number[0], rest[number.end() :]
     if re.match(r"(and|or)\b", rest, re.I):  # "left and right shoes" are all of them
         return whole, ()
-    return (articles + rest).strip(), places
+    return (articles + sizes + rest).strip(), places
 
 
 def _places(words: str) -> tuple[Place, ...]:

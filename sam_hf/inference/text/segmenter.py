@@ -27,7 +27,7 @@ from sam_hf.inference.text.detector import DetectorGrounding
 from sam_hf.inference.text.instances import Found, Grounding, Request, TextAnswer
 from sam_hf.inference.text.learned import LearnedGrounding
 from sam_hf.inference.text.mask_choice import choose_mask
-from sam_hf.inference.text.plurals import read_amount
+from sam_hf.inference.text.plurals import Amount, read_amount
 from sam_hf.inference.text.position_words import Reading, choose, read_phrase
 from sam_hf.inference.text.proposals import ProposalGrounding
 from sam_hf.inference.text.templates import clean_phrases
@@ -196,7 +196,7 @@ class SamTextSegmenter:
         negatives = _clean(negative_text, "negative_text")
         if labels is not None and points is None:
             raise ValueError("labels: given without points")
-        readings = [self._read(phrase) for phrase in phrases]
+        readings = [self._read(phrase, count=instances != "one") for phrase in phrases]
         image, pixels = _read_image(image)
         answer = self._way(grounding)
         request = Request(
@@ -249,10 +249,10 @@ class SamTextSegmenter:
         negatives = _clean(negative_text, "negative_text")
         return choose_mask(self._load_clip(), pixels, prediction, phrase, negatives)
 
-    def _read(self, phrase: str) -> Reading:
+    def _read(self, phrase: str, count: bool) -> Reading:
         if self.position_words:
-            return read_phrase(phrase)
-        amount = read_amount(phrase)
+            return read_phrase(phrase, count)
+        amount = read_amount(phrase) if count else Amount(phrase, False)
         return Reading(amount.phrase, (), amount.several, amount.limit)
 
     def _conclude(

@@ -78,7 +78,7 @@ def test_a_string_gives_an_answer_a_list_gives_a_list(plain, image):
         ("cup", "auto", [1], False),
         ("cups", "auto", [1, 0], True),
         ("two cups", "auto", [1, 0], True),
-        ("cups", "one", [1], False),
+        ("cup", "one", [1], False),
         ("cup", "all", [1, 0], True),
         ("left cup", "auto", [0], True),
         ("cup on the right", "auto", [1], True),
@@ -91,6 +91,12 @@ def test_how_many_and_which(plain, image, phrase, instances, expected, several):
     assert _boxes(answer) == [CUPS[index] for index in expected]
     assert answer.phrase == phrase
     assert way.asked[0].phrases == ("cup",) and way.asked[0].several == (several,)
+
+
+def test_where_one_is_wanted_a_plural_may_be_a_name(plain, image):
+    way = Rectangles({"fries": CUPS})
+    assert _boxes(SamTextSegmenter(plain).segment(image, "fries", grounding=way, instances="one")) == [CUPS[1]]
+    assert way.asked[0].phrases == ("fries",)
 
 
 def test_position_words_can_be_left_alone(plain, image):
