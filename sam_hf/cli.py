@@ -305,7 +305,7 @@ def convert(context: typer.Context) -> None:
     _run_recipe(convert_command.main, context)
 
 
-@app.command("export", context_settings=PASS_ON)
+@app.command(context_settings=PASS_ON)
 def export(context: typer.Context) -> None:
     """Export a checkpoint: ONNX files, a program or a compiled package (--help lists the options)."""
     from sam_hf.hub import export_command

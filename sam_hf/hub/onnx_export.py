@@ -4,9 +4,11 @@ A `SamModel` and a folder -> PART.onnx, PART_fp16.onnx, PART_quantized.onnx; wha
 
 Every file is complete in itself (above protobuf's 2 GB the weights lie beside it in PART.onnx_data), needs opset 18
 and no operations of its own, takes and gives float32 and int64, and describes its inputs and outputs where viewers
-look for it. float16 is the network in half precision between float32 ends; decoder_per_image_fp16 alone takes its
-embedding as float16, the way a server sends it. int8 are the weights of products, one scale per column; activations
-become int8 while it runs ("dynamic"), so no pictures are needed to calibrate.
+look for it. float16 is the network in half precision between float32 ends, with two exceptions: decoder_per_image_fp16
+takes its embedding as float16, the way a server sends it; and text_encoder_fp16 has its weights in float16 and
+calculates in float32, because onnxruntime 1.31 crashes while it rearranges a text tower in half precision. int8 are
+the weights of products, one scale per column; activations become int8 while it runs ("dynamic"), so that no pictures
+are needed to calibrate.
 
 Source: file names and suffixes are those of transformers.js; Meta's decoder is `SamOnnxModel` of segment-anything.
 """
@@ -138,7 +140,7 @@ def _export_part(
     with torch.no_grad(), _quiet():
         if "float16" in dtypes:
             path = announce("float16")
-            made += onnx_graphs.save(_trace(copy.deepcopy(part).half(), "float16"), path, LARGEST_FILE)
+            made += onnx_graphs.save(_trace(_halved(part), "float16"), path, LARGEST_FILE)
         if "float32" in dtypes or "int8" in dtypes:
             if "float32" in dtypes:
                 announce("float32")
@@ -150,6 +152,11 @@ def _export_part(
     made += whole if "float32" in dtypes else []
     for file in made:
         os.replace(file, folder / file.name)
+
+
+def _halved(part: Part) -> Part:
+    """The part in half precision; the text tower as it is, because its weights alone are stored in half."""
+    return part if isinstance(part, TextEncoder) else copy.deepcopy(part).half()
 
 
 def _trace(part: Part, dtype: str) -> Any:
@@ -168,6 +175,8 @@ def _trace(part: Part, dtype: str) -> Any:
         verbose=False,
     )
     onnx_graphs.tidy(program.model, part, dtype)
+    if dtype == "float16" and isinstance(part, TextEncoder):
+        onnx_graphs.store_in_half(program.model)
     return onnx_graphs.append_resizing(program.model, part) if isinstance(part, MetaDecoder) else program.model
 
 

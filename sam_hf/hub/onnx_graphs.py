@@ -92,6 +92,27 @@ def append_resizing(graph: Any, part: Part) -> Any:
     return onnx_ir.from_proto(model)
 
 
+def store_in_half(graph: Any) -> None:
+    """Keep an onnx_ir model's float32 weights in float16, and bring each back to float32 where it is used.
+
+    Runtimes do that once, at loading. Small ones stay: they would take more in nodes than they save.
+    """
+    import numpy as np
+    import onnx_ir
+
+    for name, value in list(graph.graph.initializers.items()):
+        weight = value.const_value
+        if weight.dtype != onnx_ir.DataType.FLOAT or weight.size < 1024:
+            continue
+        half = onnx_ir.Value(name=f"{name}_half", const_value=onnx_ir.tensor(weight.numpy().astype(np.float16)))
+        back = onnx_ir.node("Cast", [half], {"to": onnx_ir.DataType.FLOAT})
+        onnx_ir.convenience.replace_all_uses_with(value, back.outputs[0])
+        del graph.graph.initializers[name]
+        back.outputs[0].name, half.type, half.shape = name, onnx_ir.TensorType(onnx_ir.DataType.FLOAT16), value.shape
+        graph.graph.register_initializer(half)
+        graph.graph.insert_before(graph.graph[0], back)
+
+
 def save(graph: Any, path: Path, largest: int) -> list[Path]:
     """Write onnx_ir's model as one file, or with the weights beside it where it would exceed `largest` bytes.
 
@@ -128,14 +149,16 @@ def quantize(source: Path, path: Path, gather: bool) -> list[Path]:
     # Without the shapes in between: onnxruntime transposes weights and leaves the old shapes standing.
     model = onnx.load(source, load_external_data=False)
     del model.graph.value_info[:]
-    onnx.save(model, source)
+    onnx.helper.set_model_props(model, {one.key: one.value for one in model.metadata_props} | {"dtype": "int8"})
+    shapeless = source.with_name(f"shapeless_{source.name}")
+    onnx.save(model, shapeless)
     shapes = {weight.name: weight.dims for weight in model.graph.initializer}
     products = [(node.name, node.input[1]) for node in model.graph.node if node.op_type in ("MatMul", "Gemm")]
     stay = [name for name, weight in products if _stays(weight, shapes.get(weight, ()))]
     beside = path.with_name(f"{path.name}_data")
     external = source.with_name(f"{source.name}_data").exists()
     quantize_dynamic(
-        source,
+        shapeless,
         path,
         op_types_to_quantize=["MatMul", "Gather"] if gather else ["MatMul"],
         per_channel=True,
@@ -144,6 +167,7 @@ def quantize(source: Path, path: Path, gather: bool) -> list[Path]:
         nodes_to_exclude=[*stay, *(f"{name}_MatMul" for name in stay)],  # what a Gemm becomes beforehand
         extra_options={"MatMulConstBOnly": True},
     )
+    shapeless.unlink()
     written = path.with_name(f"{path.name}.data")
     if external and written.exists():  # onnxruntime's name for it; the reference inside is by name
         model = onnx.load(path)

@@ -1,0 +1,282 @@
+"""ONNX files: what is refused, Meta's resizing, files and names; under `-m slow` every part under onnxruntime."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from segment_anything.utils.onnx import SamOnnxModel
+
+from sam_hf import SamModel
+from sam_hf.hub import export_command, onnx_export, onnx_graphs
+from sam_hf.hub.exported_parts import PARTS, MetaDecoder, OnePieceDecoder, PerClick, PerImage, TextEncoder
+from sam_hf.hub.onnx_export import export_onnx
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+SIDE, LOW = 64, 32
+
+
+@pytest.fixture(scope="module")
+def with_text(text_checkpoint):
+    return SamModel.from_pretrained(text_checkpoint).eval()
+
+
+@pytest.fixture(scope="module")
+def plain(plain_checkpoint):
+    return SamModel.from_pretrained(plain_checkpoint).eval()
+
+
+def session(path):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"parts": ["encoder"]}, "`parts` must be some of vision_encoder, .* got encoder"),
+        ({"parts": []}, "`parts` must be some of .* got none"),
+        ({"dtypes": ["bfloat16"]}, "`dtypes` must be some of float32, float16, int8; got bfloat16"),
+        ({"parts": "text_encoder"}, "no text branch"),
+    ],
+)
+def test_refused(arguments, said, plain, tmp_path):
+    with pytest.raises(ValueError, match=said):
+        export_onnx(plain, tmp_path / "onnx", **arguments)
+    assert not (tmp_path / "onnx").exists()
+
+
+def test_refused_models(plain, tmp_path):
+    with pytest.raises(TypeError, match="must be a sam_hf.SamModel; got Linear"):
+        export_onnx(torch.nn.Linear(1, 1), tmp_path)
+    with torch.device("meta"):
+        empty = SamModel(plain.config)
+    with pytest.raises(ValueError, match="outside of memory"):
+        export_onnx(empty, tmp_path)
+
+
+def test_files_that_are_there_stay(plain, tmp_path):
+    there = tmp_path / "decoder_per_image.onnx"
+    there.write_text("mine")
+    with pytest.raises(ValueError, match="has decoder_per_image.onnx already"):
+        export_onnx(plain, tmp_path, dtypes=["float32", "int8"])
+    assert [path.name for path in tmp_path.iterdir()] == [there.name] and there.read_text() == "mine"
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
+def test_missing_packages(package, plain, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=rf'need {package}: `pip install "sam_hf\[onnx\]"`'):
+        export_onnx(plain, tmp_path, dtypes=["int8"])
+
+
+def test_failure_leaves_nothing(plain, tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("disk full")
+
+    monkeypatch.setattr(onnx_graphs, "save", fail)
+    monkeypatch.setattr(onnx_export, "_trace", lambda *_: None)
+    with pytest.raises(RuntimeError):
+        export_onnx(plain, tmp_path, ["decoder_per_image"])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def resizing(plain, tmp_path_factory):
+    """A session of Meta's resizing alone, behind a decoder that gives back its masks."""
+    import onnx_ir
+
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["": 18]> g (float[P,4] given_scores, float[P,4,{LOW},{LOW}] given) => '
+        f"(float[P,4] iou_predictions, float[P,4,{LOW},{LOW}] low_res_masks)"
+        "{ iou_predictions = Identity(given_scores) low_res_masks = Identity(given) }"
+    )
+    graph = onnx_graphs.append_resizing(onnx_ir.from_proto(model), MetaDecoder(plain))
+    path = tmp_path_factory.mktemp("resizing") / "resizing.onnx"
+    assert onnx_graphs.save(graph, path, onnx_export.LARGEST_FILE) == [path]
+    return session(path)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (48, 64), (100, 31), (1, 80), (80, 1), (270, 480), (5, 4)])
+def test_meta_resizing(size, resizing):
+    """Up, without the padding, to the picture; also for pictures that become a line."""
+    masks = 4 * torch.randn(2, 4, LOW, LOW, generator=torch.Generator().manual_seed(size[0]))
+    twin = SamOnnxModel.__new__(SamOnnxModel)
+    torch.nn.Module.__init__(twin)
+    twin.img_size = SIDE
+    expected = twin.mask_postprocessing(masks, torch.tensor(size, dtype=torch.float32)).numpy()
+    feed = {"given": masks.numpy(), "given_scores": np.zeros((2, 4), np.float32)}
+    assert resizing.get_outputs()[0].name == "masks"  # Meta's front end reads the first output
+    got = resizing.run(["masks"], feed | {"orig_im_size": np.array(size, np.float32)})[0]
+    np.testing.assert_allclose(got, expected, atol=2e-4)  # of logits up to 15
+
+
+@pytest.fixture(scope="module")
+def per_image(with_text, tmp_path_factory):
+    """The part that is quickest to make, in every precision."""
+    folder = tmp_path_factory.mktemp("onnx")
+    return folder, export_onnx(with_text, folder, ["decoder_per_image"], ["float32", "float16", "int8"])
+
+
+def test_files(per_image, with_text):
+    folder, files = per_image
+    names = [f"decoder_per_image{suffix}.onnx" for suffix in ("", "_fp16", "_quantized")]
+    assert [path.name for path in files] == names and sorted(path.name for path in folder.iterdir()) == sorted(names)
+    model = onnx.load(files[0])
+    assert {one.domain: one.version for one in model.opset_import}[""] == onnx_export.OPSET
+    for values, texts in ((model.graph.input, PerImage.inputs), (model.graph.output, PerImage.outputs)):
+        assert {value.name: value.doc_string for value in values} == texts
+    assert str(Path(__file__).parents[2]).encode() not in files[0].read_bytes()  # no traces of the machine
+    assert with_text.dtype == torch.float32 and next(with_text.parameters()).requires_grad  # as it was
+
+
+def test_per_image_under_onnxruntime(per_image, with_text):
+    generator = torch.Generator().manual_seed(0)
+    embedding, mask = torch.randn(1, 16, 8, 8, generator=generator), torch.randn(1, 1, LOW, LOW, generator=generator)
+    feed = {"image_embeddings": embedding.numpy(), "mask_input": mask.numpy()}
+    for path in per_image[1]:
+        half = path.stem.endswith("_fp16")
+        for has_mask in (torch.zeros(1), torch.ones(1)):
+            sent = feed | {"has_mask_input": has_mask.numpy()}
+            if half:  # as a server sends it
+                sent["image_embeddings"] = sent["image_embeddings"].astype(np.float16)
+            with torch.no_grad():
+                expected = PerImage(with_text)(embedding, mask, has_mask)
+            for got, wanted in zip(session(path).run(None, sent), expected, strict=True):
+                assert got.dtype == np.float32
+                np.testing.assert_allclose(got, wanted.numpy(), atol=2e-2 if half else 1e-5)
+
+
+def test_large_models_have_their_weights_beside(per_image, tmp_path):
+    """As transformers.js looks for them; what refers to them is moved last."""
+    import onnx_ir
+
+    beside, path = onnx_graphs.save(onnx_ir.load(per_image[1][0]), tmp_path / "big.onnx", largest=0)
+    assert [beside.name, path.name] == ["big.onnx_data", "big.onnx"] and beside.stat().st_size > 0
+    assert [value.name for value in session(path).get_inputs()] == list(PerImage.inputs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["onnx", "no/such/folder", "out"], "cannot load the model 'no/such/folder'"),
+        (["program", "tiny", "out/encoder.onnx"], "must end in .pt2"),
+        (["onnx", "{plain}", "out", "--part", "text_encoder"], "no text branch"),
+    ],
+)
+def test_command_says_what_is_wrong(arguments, said, plain_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=said):
+        export_command.main([word.format(plain=plain_checkpoint) for word in arguments])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_command(plain_checkpoint, tmp_path, capsys):
+    wanted = ["onnx", str(plain_checkpoint), str(tmp_path), "--part", "decoder_per_image", "--dtype", "float32"]
+    assert export_command.main(wanted) == 0
+    path = tmp_path / "decoder_per_image.onnx"
+    assert path.exists() and capsys.readouterr().out.startswith(f"{path}: 0.")
+
+
+# --- every part under onnxruntime -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def everything(with_text, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("everything")
+    export_onnx(with_text, folder, dtypes=["float32", "float16", "int8"])
+    return folder
+
+
+def feeds(part, seed):
+    """Inputs of several sizes for a part."""
+    rng = np.random.default_rng(seed)
+    count, points = int(rng.integers(1, 6)), int(rng.integers(1, 7))
+    shapes = {"B": 1 + seed % 3, "P": count, "N": points, "C": 16, "h": 8, "w": 8, "S": SIDE, "T": 16, "D": 8}
+    shapes |= {"4h": LOW, "4w": LOW, "h*w": 64, "heads": 2, "d": 4}
+    made = {}
+    for name, text in part.inputs.items():
+        shape = [shapes.get(size, size) for size in text.split(" ")[0].strip("()").split(",")]
+        shape = [int(size) for size in shape]
+        values = rng.normal(size=shape).astype(np.float32)
+        if name in ("input_points", "point_coords"):
+            values = rng.uniform(0, SIDE, shape).astype(np.float32)
+        elif name in ("input_labels", "point_labels"):
+            values = rng.choice([-10, -1, 0, 1, 2, 3] if name == "input_labels" else [-1, 0, 1, 2, 3], shape)
+            values = values.astype(np.int64 if name == "input_labels" else np.float32)
+        elif name == "input_ids":
+            values = rng.integers(1, 900, shape)
+        elif name == "has_mask_input":
+            values = np.array([seed % 2], np.float32)
+        elif name == "orig_im_size":
+            values = np.array([50 + 20 * seed, 90], np.float32)
+        elif name == "text_embeds":
+            values *= rng.integers(0, 2, (shape[0], 1))
+        made[name] = values.astype(values.dtype)
+    return made
+
+
+@pytest.mark.slow
+@torch.no_grad()
+@pytest.mark.parametrize("name", list(PARTS))
+@pytest.mark.parametrize("suffix", ["", "_fp16", "_quantized"])
+def test_every_part(name, suffix, everything, with_text):
+    """float32 as PyTorch; float16 and int8 near it, on random weights whose logits are small."""
+    part = PARTS[name](with_text).eval()
+    running = session(everything / f"{name}{suffix}.onnx")
+    assert {value.name for value in running.get_inputs()} == set(part.inputs)
+    assert [value.name for value in running.get_outputs()] == list(part.outputs)
+    for seed in range(6):
+        sent = feeds(part, seed)
+        taken = onnx_export.traced_inputs(part)
+        expected = part(*(torch.from_numpy(sent[name]) for name in taken))
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        if name == PerImage.name and suffix == "_fp16":
+            sent["image_embeddings"] = sent["image_embeddings"].astype(np.float16)
+        got = running.run([output for output in part.outputs if output != "masks"], sent)
+        for ours, theirs in zip(got, expected, strict=True):
+            spread = float(theirs.abs().max())
+            np.testing.assert_allclose(
+                ours, theirs.numpy(), atol=spread * {"": 1e-4, "_fp16": 3e-2, "_quantized": 0.2}[suffix]
+            )
+
+
+@pytest.mark.slow
+def test_names_that_transformers_js_asks_for(everything):
+    """It refuses to run when a file asks for an input that it does not give."""
+    encoder = session(everything / "vision_encoder.onnx")
+    decoder = session(everything / "prompt_encoder_mask_decoder.onnx")
+    image = ["image_embeddings", "image_positional_embeddings"]
+    assert [value.name for value in encoder.get_inputs()] == ["pixel_values"]
+    assert [value.name for value in encoder.get_outputs()] == image
+    asked = {value.name: (value.type, len(value.shape)) for value in decoder.get_inputs()}
+    assert asked == dict.fromkeys(image, ("tensor(float)", 4)) | {
+        "input_points": ("tensor(float)", 4),
+        "input_labels": ("tensor(int64)", 3),
+    }
+    assert {value.name for value in decoder.get_outputs()} == {"iou_scores", "pred_masks"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [PerClick.name, OnePieceDecoder.name, MetaDecoder.name])
+def test_what_stays_in_float(name, everything):
+    """Positions and the last layers before the masks: eight bits there cost a third of the masks."""
+    weights = {
+        weight.name: weight.data_type for weight in onnx.load(everything / f"{name}_quantized.onnx").graph.initializer
+    }
+    kept = [key for key in weights if "upscale_first" in key or "upscale_second" in key or "fourier" in key]
+    assert len(kept) >= 3 and all(weights[key] == onnx.TensorProto.FLOAT for key in kept)
+    assert onnx.TensorProto.INT8 in weights.values()
+
+
+@pytest.mark.slow
+def test_command_line(plain_checkpoint, tmp_path):
+    arguments = ["export", "onnx", plain_checkpoint, tmp_path / "out", "--part", TextEncoder.name]
+    run = subprocess.run([sys.executable, "-m", "sam_hf.cli", *map(str, arguments)], capture_output=True, text=True)
+    assert run.returncode == 2 and run.stderr.strip().splitlines()[-1].startswith("sam-hf: `parts` has text_encoder")
