@@ -402,9 +402,19 @@ def owner(hub, run_client, plain_checkpoint, text_checkpoint):
     return results
 
 
-@pytest.fixture(scope="session", params=["without open_clip", "with open_clip"])
-def stranger(request, owner, run_client):
+@pytest.fixture(scope="session")
+def stranger_without_open_clip(owner, run_client):
     """Results of `client_stranger`, which cannot import this package."""
-    if request.param == "without open_clip":
-        return run_client("client_stranger.py", home="stranger", blocked=("sam_hf", "open_clip"))
+    return run_client("client_stranger.py", home="stranger", blocked=("sam_hf", "open_clip"))
+
+
+@pytest.fixture(scope="session")
+def stranger_with_open_clip(owner, run_client):
+    """The same with open_clip, and without what has nothing to do with it."""
     return run_client("client_stranger.py", home="stranger_with_clip", blocked=("sam_hf",), short=True)
+
+
+@pytest.fixture(params=["without_open_clip", "with_open_clip"])
+def stranger(request):
+    """Either of the two."""
+    return request.getfixturevalue(f"stranger_{request.param}")

@@ -24,14 +24,15 @@ def test_it_answers_as_the_package_does(stranger, owner):
     assert stranger["everything"] == ["transformers_modules SamModel", True]
 
 
-def test_phrases_need_open_clip_and_say_so(request, stranger, owner):
-    if "without" in request.node.callspec.id:
-        for step in ("phrase", "token_ids"):
-            assert "pip install open_clip_torch" in stranger[step]["error"]
-            assert "ImportError" in stranger[step]["kinds"]
-    else:
-        assert stranger["phrase"] == owner["same_masks"]["phrase, folder"]
-        assert stranger["token_ids"] is None
+def test_phrases_without_open_clip_say_what_to_install(stranger_without_open_clip):
+    for step in ("phrase", "token_ids"):
+        assert "pip install open_clip_torch" in stranger_without_open_clip[step]["error"]
+        assert "ImportError" in stranger_without_open_clip[step]["kinds"]
+
+
+def test_phrases_with_open_clip_answer_as_the_package_does(stranger_with_open_clip, owner):
+    assert stranger_with_open_clip["phrase"] == owner["same_masks"]["phrase, folder"]
+    assert stranger_with_open_clip["token_ids"] is None
 
 
 def test_saved_again_it_is_whole(stranger, hub):
@@ -41,26 +42,19 @@ def test_saved_again_it_is_whole(stranger, hub):
     assert saved["auto_map"] == "modeling_sam.SamModel"
 
 
-@pytest.fixture
-def stranger_alone(stranger):
-    if "untrusted" not in stranger:
-        pytest.skip("asked once")
-    return stranger
-
-
-def test_without_trust_it_is_refused_and_never_something_else(stranger_alone):
-    for door, answer in stranger_alone["untrusted"].items():
+def test_without_trust_it_is_refused_and_never_something_else(stranger_without_open_clip):
+    for door, answer in stranger_without_open_clip["untrusted"].items():
         assert answer.startswith("ValueError") and "trust_remote_code" in answer and "org/text" in answer, door
 
 
-def test_plain_folders_are_stock_transformers_own(stranger_alone):
-    plain = dict(stranger_alone["plain"])
+def test_plain_folders_are_stock_transformers_own(stranger_without_open_clip):
+    plain = dict(stranger_without_open_clip["plain"])
     assert len(plain.pop("masks")) == 16
     assert all(answer.startswith("transformers Sam") for answer in plain.values()), plain
 
 
-def test_the_stock_class_on_a_text_checkpoint_is_loud(stranger_alone):
-    answer = stranger_alone["stock_class_on_text"]
+def test_the_stock_class_on_a_text_checkpoint_is_loud(stranger_without_open_clip):
+    answer = stranger_without_open_clip["stock_class_on_text"]
     assert answer["kind"] == "transformers SamModel"
     assert "sam_hf" in answer["said"] and "text_projection" in answer["said"]
 
