@@ -29,6 +29,7 @@ from sam_hf.hub.onnx_export import SUFFIXES, export_onnx
 from sam_hf.hub.program_export import export_program, load_program
 
 DECODERS = ("prompt_encoder_mask_decoder", "decoder_per_image", "decoder_per_click")
+ASKED = {"decoder_per_image": "decoder_per_image and a click", "decoder_per_click": "decoder_per_click, further click"}
 MIB = 2**20
 
 
@@ -80,10 +81,10 @@ def measure(name: str, folder: Path, arguments: argparse.Namespace) -> None:
                 quality = in_words(same, true)
                 speed = against(built, decode, clicks[0], arguments.rounds)
             else:
-                quality, speed = "", {"": (float("nan"), 0.0)}
+                quality, speed = "", {"": ("", "")}
             for peer, (ratio, spread) in speed.items():
                 timing.keep(
-                    "exported", model=name, what=part, dtype=dtype, batch=1, peer=peer, ratio=ratio, spread=spread,
+                    "exported", model=name, what=ASKED.get(part, part), dtype=dtype, batch=1, peer=peer, ratio=ratio, spread=spread,
                     rounds=arguments.rounds, quality=quality, note=size,
                 )  # fmt: skip
 

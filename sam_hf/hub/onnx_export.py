@@ -148,7 +148,9 @@ def _export_part(
         if "int8" in dtypes and isinstance(part, PerImage):  # next to no weights, and all of them at every cell
             made += [Path(shutil.copyfile(whole[-1], announce("int8")))]
         elif "int8" in dtypes:
-            made += onnx_graphs.quantize(whole[-1], announce("int8"), gather=isinstance(part, TextEncoder))
+            made += onnx_graphs.quantize(
+                whole[-1], announce("int8"), LARGEST_FILE, gather=isinstance(part, TextEncoder)
+            )
     made += whole if "float32" in dtypes else []
     for file in made:
         os.replace(file, folder / file.name)

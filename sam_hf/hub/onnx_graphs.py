@@ -130,7 +130,7 @@ def save(graph: Any, path: Path, largest: int) -> list[Path]:
     return [beside, path] if external else [path]
 
 
-def quantize(source: Path, path: Path, gather: bool) -> list[Path]:
+def quantize(source: Path, path: Path, largest: int, gather: bool) -> list[Path]:
     """Weights of products to int8, one scale per column.
 
     Convolutions stay: they hold little, and browsers have no integer ones.
@@ -138,6 +138,7 @@ def quantize(source: Path, path: Path, gather: bool) -> list[Path]:
     Args:
         source: The file in float32.
         path: Where to.
+        largest: See `save`.
         gather: Also tables that rows are taken from, such as a text tower's tokens.
 
     Returns:
@@ -155,7 +156,6 @@ def quantize(source: Path, path: Path, gather: bool) -> list[Path]:
     shapes = {weight.name: weight.dims for weight in model.graph.initializer}
     products = [(node.name, node.input[1]) for node in model.graph.node if node.op_type in ("MatMul", "Gemm")]
     stay = [name for name, weight in products if _stays(weight, shapes.get(weight, ()))]
-    beside = path.with_name(f"{path.name}_data")
     external = source.with_name(f"{source.name}_data").exists()
     quantize_dynamic(
         shapeless,
@@ -169,12 +169,16 @@ def quantize(source: Path, path: Path, gather: bool) -> list[Path]:
     )
     shapeless.unlink()
     written = path.with_name(f"{path.name}.data")
-    if external and written.exists():  # onnxruntime's name for it; the reference inside is by name
-        model = onnx.load(path)
-        written.unlink()
-        onnx.save(model, path, save_as_external_data=True, location=beside.name)
-        return [beside, path]
-    return [path]
+    if not external or not written.exists():
+        return [path]
+    model = onnx.load(path)  # a quarter of what it was, perhaps small enough for one file
+    written.unlink()
+    beside = path.with_name(f"{path.name}_data")
+    if model.ByteSize() <= largest:
+        onnx.save(model, path)
+        return [path]
+    onnx.save(model, path, save_as_external_data=True, location=beside.name)
+    return [beside, path]
 
 
 def _stays(weight: str, shape: Sequence[int]) -> bool:

@@ -276,6 +276,29 @@ def test_what_stays_in_float(name, everything):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("largest", [0, 60_000])
+def test_int8_of_a_large_model(largest, with_text, tmp_path, monkeypatch):
+    """Its own weights lie beside it only if they have to."""
+    monkeypatch.setattr(onnx_export, "LARGEST_FILE", largest)
+    names = export_onnx(with_text, tmp_path, [TextEncoder.name], ["int8", "float32"])
+    assert [path.name for path in names] == ["text_encoder_quantized.onnx", "text_encoder.onnx"]
+    beside = {path.name for path in tmp_path.glob("*_data")}
+    assert beside == {"text_encoder.onnx_data"} | ({"text_encoder_quantized.onnx_data"} if largest == 0 else set())
+    ids = torch.randint(1, 900, (2, 16), generator=torch.Generator().manual_seed(0))
+    expected = with_text.get_text_embeds(ids[None])[0].detach().numpy()
+    for path, tolerance in zip(names, (0.1, 1e-5), strict=True):
+        np.testing.assert_allclose(session(path).run(None, {"input_ids": ids.numpy()})[0], expected, atol=tolerance)
+
+
+def test_documented():
+    """Every input and output of every file is in docs/export.md."""
+    text = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
+    for name, part in PARTS.items():
+        outputs, inputs = part.outputs, getattr(part, "inputs", PerImage.outputs)
+        assert all(f"`{word}`" in text for word in (name, *outputs, *inputs))
+
+
+@pytest.mark.slow
 def test_command_line(plain_checkpoint, tmp_path):
     arguments = ["export", "onnx", plain_checkpoint, tmp_path / "out", "--part", TextEncoder.name]
     run = subprocess.run([sys.executable, "-m", "sam_hf.cli", *map(str, arguments)], capture_output=True, text=True)
