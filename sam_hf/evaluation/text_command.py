@@ -108,7 +108,7 @@ def _variants(
     usual, option, _ = ABLATIONS[options.ablate]
     # The CLIP is loaded once, by whichever grounding is asked for first.
     clip = getattr(segmenter.grounding(chosen[0] or usual), "clip", None)
-    if clip is None:
+    if clip is None and usual != "learned":
         raise ValueError(f"grounding: expected dense or proposals to compare {option} of, got {chosen[0]}")
 
     def make(by_grounding: Mapping[str, Mapping[str, Any]]) -> SamTextSegmenter:

@@ -28,7 +28,7 @@ CALIBRATION_SEED = 7777  # no recipe trains on the scenes of this seed
 
 # Choice -> the grounding that makes it, its option, and what is compared; the first is the package's own choice, with
 # the embedded CLIP at least.
-ABLATIONS: dict[str, tuple[str, str, dict[str, Sequence[str] | str]]] = {
+ABLATIONS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "views": (
         "proposals",
         "views",
@@ -50,6 +50,8 @@ ABLATIONS: dict[str, tuple[str, str, dict[str, Sequence[str] | str]]] = {
             ", ".join(BACKGROUND[-3:]): BACKGROUND[-3:],
         },
     ),
+    "alignment": ("learned", "alignment", {"asked": True, "not asked": False}),
+    "places": ("learned", "places", {"up to 4 regions": 4, "one region": 1, "none, the first answer": 0}),
     "attention": ("dense", "attention", {"nacl": "nacl"} | {name: name for name in ATTENTIONS if name != "nacl"}),
 }
 
@@ -63,7 +65,7 @@ def variants(
     """One contender per variant of a choice, all else equal.
 
     Args:
-        choice: "views", "templates", "background" or "attention".
+        choice: One of `ABLATIONS`.
         make: Makes a segmenter of options by grounding, {"dense": {"attention": "plain"}}; share the predictor and
             the CLIP between those it makes.
         grounding: Whose choice; None: the one that `ABLATIONS` names.

@@ -59,6 +59,7 @@ class LearnedGrounding:
 
     Args:
         clip: A second opinion, or None.
+        alignment: Whether the checkpoint's alignment is asked, if it has one.
         places: At most how many regions of the first answer are asked about again; 0: none, the first answer is the
             answer, as in the paper, its log-odds the evidence.
         keep_share: With several instances, how sure the branch must be of a further one, as a share of its certainty
@@ -76,6 +77,7 @@ class LearnedGrounding:
     def __init__(
         self,
         clip: "ClipEncoder | None" = None,
+        alignment: bool = True,
         places: int = 4,
         keep_share: float = 0.5,
         max_instances: int = 16,
@@ -89,6 +91,7 @@ class LearnedGrounding:
         for argument, value, least in (("places", places, 0), ("max_instances", max_instances, 1)):
             if value < least:
                 raise ValueError(f"{argument}: expected {least} or more, got {value!r}")
+        self.alignment = alignment
         self.clip, self.places, self.keep_share, self.max_instances = clip, places, keep_share, max_instances
         self.overlap, self.negative_iou = overlap, negative_iou
 
@@ -100,7 +103,7 @@ class LearnedGrounding:
         """
         request.predictor.require_text()
         asked = (*request.phrases, *request.negatives)
-        geometry, opinions = Geometry(request), Opinions(request, asked, self.clip)
+        geometry, opinions = Geometry(request), Opinions(request, asked, self.clip, self.alignment)
         find = self._pointed_at if request.names_one else self._everywhere
         answers = find(request, asked, geometry, opinions)
         rivals = [one for answer in answers[len(request.phrases) :] for one in answer.instances]

@@ -29,14 +29,17 @@ class Opinions:
         request: About which picture.
         phrases: At least one.
         clip: The second witness, or None.
+        alignment: Whether the first one is asked.
 
     Attributes:
-        aligned: What the checkpoint's alignment says, or None if it has none.
+        aligned: What the checkpoint's alignment says; None if it has none, or is not asked.
     """
 
-    def __init__(self, request: Request, phrases: Sequence[str], clip: "ClipEncoder | None" = None):
+    def __init__(
+        self, request: Request, phrases: Sequence[str], clip: "ClipEncoder | None" = None, alignment: bool = True
+    ):
         self._request, self._phrases, self._clip = request, phrases, clip
-        self.aligned = AlignedPhrases(request, phrases) if request.predictor.has_alignment else None
+        self.aligned = AlignedPhrases(request, phrases) if alignment and request.predictor.has_alignment else None
 
     def of(self, index: int, instances: Sequence[TextInstance]) -> np.ndarray:
         """Log-odds (n,) that a phrase is true of each of n instances; 0 where nobody knows."""
