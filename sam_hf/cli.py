@@ -374,9 +374,7 @@ def _text_segmenter(
 def _load(model: str, revision: str | None, device: str | None, dtype: Precision) -> "SamPredictor":
     with progress(f"loading the model {model}"):
         import torch
-        from huggingface_hub.errors import StrictDataclassError
         from huggingface_hub.utils import disable_progress_bars
-        from safetensors import SafetensorError
         from transformers.utils import logging
 
         from sam_hf.inference.predictor import SamPredictor
@@ -392,7 +390,15 @@ def _load(model: str, revision: str | None, device: str | None, dtype: Precision
                 model, device=device, dtype=getattr(torch, dtype.value), revision=revision
             )
         # absent, of another shape, damaged, no configuration, a text tower without open_clip
-        except (OSError, RuntimeError, SafetensorError, StrictDataclassError, LookupError, ImportError) as error:
+        except (
+            OSError,
+            ValueError,
+            RuntimeError,
+            LookupError,
+            ImportError,
+            SafetensorError,
+            StrictDataclassError,
+        ) as error:
             raise ValueError(f"cannot load the model {model!r}: {first_line(error)}") from error
     if model == "tiny":
         say("tiny is the small embedded checkpoint; --model facebook/sam-vit-huge is far better on photos")
