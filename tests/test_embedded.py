@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import sam_hf
+from sam_hf import SamTextSegmenter
 from sam_hf.data.glyphs import find_emoji_font
 from sam_hf.evaluation.synthetic import evaluate
 
@@ -16,9 +17,11 @@ def predictor():
 
 
 def test_it_is_small_and_safe():
-    files = [path for path in sam_hf.EMBEDDED.rglob("*") if path.is_file()]
+    files = [path for path in sam_hf.EMBEDDED.parent.rglob("*") if path.is_file()]  # with the small CLIP
     assert sum(path.stat().st_size for path in files) < LIMIT
-    assert {"config.json", "model.safetensors", "processor_config.json", "README.md"} <= {path.name for path in files}
+    wanted = {"config.json", "model.safetensors", "processor_config.json", "README.md", "text_calibration.json"}
+    assert wanted <= {path.name for path in files if path.parent == sam_hf.EMBEDDED}
+    assert {"open_clip_config.json", "open_clip_model.safetensors"} <= {path.name for path in files}
     assert not [path for path in files if path.suffix in (".bin", ".pt", ".pth", ".pkl")]
 
 
@@ -47,6 +50,37 @@ def test_it_finds_a_disc_from_every_prompt(predictor):
         masks, scores, _ = predictor.decode(embedding, **prompt)
         best = masks[scores.argmax()]
         assert (best & disc).sum() / (best | disc).sum() > 0.7, name
+
+
+@pytest.fixture(scope="module")
+def segmenter(predictor):
+    return SamTextSegmenter.from_pretrained("tiny", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def discs():
+    """A red disc on the left and a blue one on the right; their masks."""
+    yy, xx = np.mgrid[:180, :240]
+    red, blue = ((yy - 90) ** 2 + (xx - x) ** 2 < 36**2 for x in (60, 180))
+    image = np.full((180, 240, 3), (225, 222, 214), dtype=np.uint8)
+    image[red], image[blue] = (214, 40, 40), (40, 80, 210)
+    return image, {"red circle": red, "blue circle": blue}
+
+
+@pytest.mark.parametrize("grounding", ["auto", "learned", "dense", "proposals"])
+def test_every_way_from_a_phrase_runs_without_a_network(segmenter, discs, grounding):
+    image, things = discs
+    answers = segmenter.segment(image, [*things, "accordion"], grounding=grounding)
+    for answer, thing in zip(answers, things.values(), strict=False):
+        assert answer.calibrated and not answer.absent
+        mask = answer.instances[0].mask
+        assert (mask & thing).sum() / (mask | thing).sum() > 0.7
+    assert answers[-1].presence < min(answer.presence for answer in answers[:-1])
+
+
+def test_what_is_not_there_is_absent(segmenter, discs):
+    answers = segmenter.segment(discs[0], ["accordion", "green star", "striped ring", "dog"])
+    assert [answer.absent for answer in answers] == [True] * 4
 
 
 @pytest.mark.parametrize("font", [False, None], ids=["shapes", "emoji and shapes"])
