@@ -390,15 +390,7 @@ def _load(model: str, revision: str | None, device: str | None, dtype: Precision
                 model, device=device, dtype=getattr(torch, dtype.value), revision=revision
             )
         # absent, of another shape, damaged, no configuration, a text tower without open_clip
-        except (
-            OSError,
-            ValueError,
-            RuntimeError,
-            LookupError,
-            ImportError,
-            SafetensorError,
-            StrictDataclassError,
-        ) as error:
+        except (OSError, ValueError, RuntimeError, LookupError, ImportError) as error:
             raise ValueError(f"cannot load the model {model!r}: {first_line(error)}") from error
     if model == "tiny":
         say("tiny is the small embedded checkpoint; --model facebook/sam-vit-huge is far better on photos")
