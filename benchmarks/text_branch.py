@@ -42,7 +42,7 @@ def one_run(name: str, arguments: argparse.Namespace, output: Path) -> Path:
         data="synthetic",
         output=output,
         preset=preset,
-        changes=Changes(text_sources=sources, fields=fields),
+        changes=Changes(text_sources=sources, rounds=arguments.rounds, fields=fields),
         font=arguments.font,
         per_device=arguments.batch,
         mixed_precision=arguments.mixed_precision,
@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("--presets", nargs="+", default=[*PRESETS, *TEXT_SOURCES], help="which ways to compare")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch", type=int, default=8, help="pictures per step")
+    parser.add_argument("--rounds", type=int, default=None, help="rounds of prompts per step, at most")
     parser.add_argument("--min-side", type=float, default=40.0, help="smallest mask, see `sam-hf train text --help`")
     parser.add_argument("--masks", type=int, default=6, help="masks per picture, at most")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw scenes")
@@ -87,7 +88,8 @@ def main() -> None:
             values = [results[name][row]["all"]["all"]["mean"] for row in ROWS]
             print(f"{name:24}" + "".join(f"{value:14.3f}" for value in values), flush=True)
     if arguments.output:
-        facts = {"steps": arguments.steps, "batch": arguments.batch, "scenes": arguments.scenes, "results": results}
+        asked = ("steps", "batch", "rounds", "masks", "min_side", "scenes")
+        facts = {name: getattr(arguments, name) for name in asked} | {"results": results}
         Path(arguments.output).write_text(json.dumps(facts, indent=1) + "\n")
 
 

@@ -161,11 +161,13 @@ class Changes:
     Attributes:
         gap: `PromptableConfig.text_gap`; None: as it is.
         text_sources: `PromptableConfig.text_sources`; None: as they are.
+        rounds: At most so many rounds of prompts per step; None: as many as the preset's.
         fields: Of `TextSettings`, by name.
     """
 
     gap: str | None = None
     text_sources: Mapping[str, float] | None = None
+    rounds: int | None = None
     fields: Mapping[str, object] = field(default_factory=dict)
 
     def of(self, preset: str) -> TextSettings:
@@ -182,4 +184,7 @@ class Changes:
             options = replace(options, text_gap=self.gap)
         if self.text_sources is not None:
             options = replace(options, text_sources=dict(self.text_sources))
+        if self.rounds is not None:
+            low, high = (min(self.rounds, most) for most in options.rounds)
+            options = replace(options, rounds=(low, high), no_point_rounds=min(options.no_point_rounds, high - 1))
         return replace(settings, options=options, **self.fields)
