@@ -84,8 +84,8 @@ def measure(name: str, folder: Path, arguments: argparse.Namespace) -> None:
                 quality, speed = "", {"": ("", "")}
             for peer, (ratio, spread) in speed.items():
                 timing.keep(
-                    "exported", model=name, what=ASKED.get(part, part), dtype=dtype, batch=1, peer=peer, ratio=ratio, spread=spread,
-                    rounds=arguments.rounds, quality=quality, note=size,
+                    "exported", model=name, what=ASKED.get(part, part), dtype=dtype, batch=1, peer=peer,
+                    ratio=ratio, spread=spread, rounds=arguments.rounds, quality=quality, note=size,
                 )  # fmt: skip
 
 

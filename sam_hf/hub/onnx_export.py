@@ -176,6 +176,7 @@ def _trace(part: Part, dtype: str) -> Any:
         dynamic_shapes=[part.dynamic.get(name) for name in names],
         verbose=False,
     )
+    onnx_graphs.fold_products_of_zeros(program.model)
     onnx_graphs.tidy(program.model, part, dtype)
     if dtype == "float16" and isinstance(part, TextEncoder):
         onnx_graphs.store_in_half(program.model)

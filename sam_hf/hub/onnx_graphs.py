@@ -64,6 +64,45 @@ def tidy(graph: Any, part: Part, dtype: str) -> None:
             value.doc_string = texts[value.name]
 
 
+def fold_products_of_zeros(graph: Any) -> None:
+    """Put its bias in place of a linear layer of zeros, in onnx_ir's model.
+
+    Such is what windows are filled up with (`SamVisionAttention`). The layer shares its weights with that of the real
+    tokens, and onnxruntime's quantisation turns shared weights around under the other's feet.
+    """
+    import numpy as np
+    import onnx_ir
+
+    for node in list(graph.graph):
+        if node.op_type != "Gemm" or not _is_zero(node.inputs[0]) or node.inputs[1].const_value is None:
+            continue
+        weight = node.inputs[1].const_value
+        transposed = node.attributes.get_int("transB", 0) == 1
+        bias = np.zeros((1, weight.shape[0 if transposed else 1]), weight.dtype.numpy())
+        if len(node.inputs) == 3:
+            bias = bias + node.inputs[2].const_value.numpy()
+        (output,) = node.outputs
+        value = onnx_ir.Value(name=f"{output.name}_bias", const_value=onnx_ir.tensor(bias))
+        value.shape, value.type = value.const_value.shape, onnx_ir.TensorType(weight.dtype)
+        graph.graph.register_initializer(value)
+        onnx_ir.convenience.replace_all_uses_with(output, value)
+        graph.graph.remove(node, safe=True)
+
+
+def _is_zero(value: Any) -> bool:
+    """Whether an onnx_ir value is one row of zeros for certain."""
+    if value.const_value is not None:
+        return value.const_value.shape[0] == 1 and not value.const_value.numpy().any()
+    producer = value.producer()
+    if producer is None or value.shape is None or value.shape[0] != 1:
+        return False
+    if producer.op_type == "ConstantOfShape":
+        attribute = producer.attributes.get("value")  # absent: zero
+        return attribute is None or not attribute.value.numpy().any()
+    spread = producer.inputs[0].const_value if producer.op_type == "Expand" else None
+    return spread is not None and not spread.numpy().any()
+
+
 def append_resizing(graph: Any, part: Part) -> Any:
     """Meta's decoder up to masks in the picture's size: the output `masks` comes first, as Meta's front end reads it.
 
@@ -145,6 +184,7 @@ def quantize(source: Path, path: Path, largest: int, gather: bool) -> list[Path]
         As `save`.
     """
     import onnx
+    import onnxruntime
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     # Without the shapes in between: onnxruntime transposes weights and leaves the old shapes standing.
@@ -168,6 +208,7 @@ def quantize(source: Path, path: Path, largest: int, gather: bool) -> list[Path]
         extra_options={"MatMulConstBOnly": True},
     )
     shapeless.unlink()
+    onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])  # refuses what was not put together well
     written = path.with_name(f"{path.name}.data")
     if not external or not written.exists():
         return [path]

@@ -248,6 +248,24 @@ def test_every_part(name, suffix, everything, with_text):
 
 
 @pytest.mark.slow
+@torch.no_grad()
+def test_windows_that_are_filled_up(plain, tmp_path):
+    """8 x 8 cells in windows of 3: what fills them up shares its weights with the tokens."""
+    vision = plain.config.vision_config.to_dict() | {"window_size": 3}
+    torch.manual_seed(0)
+    model = SamModel(type(plain.config)(**plain.config.to_dict() | {"vision_config": vision})).eval()
+    for layer in model.vision_encoder.layers:
+        torch.nn.init.normal_(layer.attn.qkv.bias)
+    pixels = torch.randn(2, 3, SIDE, SIDE)
+    expected = model.get_image_embeddings(pixels).numpy()
+    for path in export_onnx(model, tmp_path, ["vision_encoder"], ["float32", "float16", "int8"]):
+        assert not any(node.op_type == "Gemm" for node in onnx.load(path).graph.node)
+        got = session(path).run(None, {"pixel_values": pixels.numpy()})[0]
+        tolerance = {"": 1e-4, "_fp16": 2e-2, "_quantized": 0.3}[path.stem.removeprefix("vision_encoder")]
+        np.testing.assert_allclose(got, expected, atol=tolerance)
+
+
+@pytest.mark.slow
 def test_names_that_transformers_js_asks_for(everything):
     """It refuses to run when a file asks for an input that it does not give."""
     encoder = session(everything / "vision_encoder.onnx")
