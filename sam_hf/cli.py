@@ -365,7 +365,7 @@ def _text_segmenter(
     segmenter = SamTextSegmenter(predictor, clip, detector, find_calibration(model, revision=revision))
     with progress("preparing the way from text to masks"):
         try:
-            segmenter.grounding(segmenter.automatic if grounding in (None, Grounding.auto) else grounding.value)
+            segmenter.grounding((grounding or Grounding.auto).value)
         except (OSError, ImportError, ValueError) as error:
             raise ValueError(first_line(error)) from error
     return segmenter

@@ -93,8 +93,9 @@ def resolve(name: str) -> tuple[str, str | None]:
 
 
 def clip_beside(model: nn.Module) -> str | None:
-    """The name of the CLIP that a `SamModel` was loaded with beside it: only the embedded one is."""
-    return EMBEDDED_NAME if model.name_or_path == str(EMBEDDED_FOLDER) else None
+    """The name of the CLIP that lies beside a `SamModel`'s files: only the embedded checkpoint has one."""
+    there = model.name_or_path == str(EMBEDDED_FOLDER) and (EMBEDDED_CLIP / CONFIG_NAME).is_file()
+    return EMBEDDED_NAME if there else None
 
 
 def import_open_clip() -> Any:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from sam_hf.inference.text.instances import Request
 from sam_hf.model.image_operations import height_width
-from sam_hf.model.text_alignment import SamTextAlignment
 
 
 class AlignedPhrases:
@@ -22,24 +22,28 @@ class AlignedPhrases:
         phrases: At least one.
 
     Attributes:
-        maps: (P,h,w) float32, log-odds of each cell of the picture, the padding cut off.
+        maps: (P,h,w) float32, log-odds of each cell that holds some of the picture.
     """
 
     @torch.inference_mode()
     def __init__(self, request: Request, phrases: Sequence[str]):
-        self._model, self._features = request.predictor.model, request.embedding.tensor
-        self._vectors = request.predictor.text_vectors(phrases)  # (P,D)
-        maps = self._model.get_text_alignment(self._features, self._vectors[None])[0]
-        padded = np.array(height_width(request.predictor.processor.image_processor.pad_size))
-        size, resized = np.array(request.embedding.original_size), np.array(request.embedding.input_size)
-        side = padded / np.array(maps.shape[-2:])  # of a cell, model's pixels
-        height, width = np.ceil(resized / side).astype(int)  # cells that hold some of the picture
-        self.maps = maps[:, :height, :width].cpu().numpy()
-        self._side, self._last = side * size / resized, size - 0.5  # original pixels, yx
+        predictor, embedding = request.predictor, request.embedding
+        self._alignment = predictor.model.prompt_encoder.text_alignment
+        self._vectors = predictor.text_vectors(phrases)[None]  # (1,P,D)
+        cells = self._alignment.cells(embedding.tensor.to(predictor.device, predictor.dtype))  # (1,D,h,w)
+        padded = np.array(height_width(predictor.processor.image_processor.pad_size))
+        size, resized = np.array(embedding.original_size), np.array(embedding.input_size)
+        self._extent = resized * np.array(cells.shape[-2:]) / padded  # of the picture, yx, in cells
+        height, width = np.ceil(self._extent).astype(int)
+        self._cells = cells[..., :height, :width]
+        maps = self._alignment.compare(self._cells.flatten(2).mT, self._vectors).unflatten(-1, (height, width))[0]
+        self.maps = maps.cpu().numpy()
+        self._presence = self._alignment.presence(maps).tolist()
+        self._side, self._last = size / self._extent, size - 0.5  # of a cell, and the last pixel; original, yx
 
     def presence(self, index: int) -> float:
         """Log-odds that a phrase is true of something in the picture."""
-        return float(SamTextAlignment.presence(torch.from_numpy(self.maps[index])))
+        return self._presence[index]
 
     def peak(self, index: int) -> tuple[float, float]:
         """xy of the middle of the cell that a phrase suits best, original pixels."""
@@ -47,9 +51,24 @@ class AlignedPhrases:
         y, x = np.minimum((np.array(place) + 0.5) * self._side, self._last)
         return float(x), float(y)
 
+    def heat_map(self, index: int) -> np.ndarray:
+        """(h,w) float32 in [0,1], where a phrase is; the picture and no more, whatever of it the last cells hold."""
+        places = (
+            (np.arange(count) + 0.5) * extent / count - 0.5
+            for count, extent in zip(self.maps.shape[1:], self._extent, strict=True)
+        )
+        rows, columns = places
+        down = np.stack([np.interp(rows, np.arange(len(rows)), column) for column in self.maps[index].T], axis=1)
+        odds = np.stack([np.interp(columns, np.arange(len(columns)), row) for row in down])
+        return (1 / (1 + np.exp(-odds))).astype(np.float32)
+
     @torch.inference_mode()
     def suits(self, index: int, low_res_logits: np.ndarray) -> np.ndarray:
-        """Log-odds (n,) that a phrase is true of what each of n masks (n,4h,4w), logits, shows."""
-        masks = torch.from_numpy(np.ascontiguousarray(low_res_logits)).to(self._features.device)[None]
-        vectors = self._vectors[index].expand(1, masks.shape[1], -1)
-        return self._model.get_text_alignment(self._features, vectors, masks)[0].cpu().numpy()
+        """Log-odds (n,) that a phrase is true of what each of n masks (n,4h,4w), logits, shows of the picture."""
+        height, width = self._cells.shape[-2:]
+        masks = torch.from_numpy(low_res_logits[:, : 4 * height, : 4 * width] > 0)
+        bottom, right = np.ceil(4 * self._extent).astype(int)
+        masks[:, bottom:], masks[:, :, right:] = False, False  # what the model says of the padding
+        shares = F.avg_pool2d(masks.float()[None], 4).to(self._cells.device)  # (1,n,h,w)
+        seen = self._alignment.regions(self._cells, shares)
+        return self._alignment.compare(seen, self._vectors[:, [index]])[0, 0].cpu().numpy()

@@ -85,6 +85,7 @@ def answer_file(
         "model_revision": segmenter.predictor.revision,
         "prompts": asdict(prompts) | {"negative_text": list(negative_text)},
         "grounding": answer.grounding,
+        "judged_by": answer.judged_by,
         "presence": round(answer.presence, 6),
         "absent": answer.absent,
         "calibrated": answer.calibrated,

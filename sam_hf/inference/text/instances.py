@@ -67,6 +67,8 @@ class TextAnswer:
         absent: Whether `evidence` is below the calibration's threshold, or nothing was found. Where something was
             pointed at, only the latter: a click is answered, and `presence` says how well the phrase suits it.
         grounding: Which way was taken: "learned", "dense", "proposals" or "detector".
+        judged_by: The same with what is behind it, such as "dense/ViT-B-16/openai", or "learned/tiny" where a CLIP
+            had its say; the name of its curve in a `Calibration`.
         heat_map: (h,w) float32 of where the phrase was seen, over the whole picture; None where the way has none.
         calibrated: Whether `presence` comes from a calibration, which is fitted to phrases alone; not where geometry
             or negative phrases were given.
@@ -79,6 +81,7 @@ class TextAnswer:
     presence: float
     absent: bool
     grounding: str
+    judged_by: str = ""
     heat_map: np.ndarray | None = None
     calibrated: bool = False
     refused: list[TextInstance] = field(default_factory=list)

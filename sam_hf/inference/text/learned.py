@@ -53,15 +53,15 @@ Point = tuple[float, float]
 class LearnedGrounding:
     """Finds phrases by the checkpoint's text branch; see the module.
 
-    Of each instance, `text_probability` has the log-odds of the phrase's first answer, plus the gain, plus what
-    `opinions` say of the mask; `score` is it times the predicted IoU. `evidence` is what they say of the whole
-    picture, or else the best instance's log-odds.
+    Of each instance, `text_probability`, which is its `score`, too, has the log-odds of the phrase's first answer,
+    plus the gain, plus what `opinions` say of the mask. `evidence` is what they say of the whole picture, or else the
+    best instance's log-odds.
 
     Args:
         clip: A second opinion, or None.
         alignment: Whether the checkpoint's alignment is asked, if it has one.
         places: At most how many regions of the first answer are asked about again; 0: none, the first answer is the
-            answer, as in the paper, its log-odds the evidence.
+            answer, and without alignment and CLIP its log-odds are the evidence: the paper's one decode.
         keep_share: With several instances, how sure the branch must be of a further one, as a share of its certainty
             of the first answer.
         max_instances: Bound of the instances per phrase.
@@ -127,10 +127,10 @@ class LearnedGrounding:
         answers = []
         for start in range(0, len(phrases), PROMPTS_AT_ONCE):
             some = list(phrases[start : start + PROMPTS_AT_ONCE])
-            for one in _pick(request, _decode_all(request, some, len(some)), None):
-                (opinion,) = opinions.of(len(answers), [one])
-                rated = _rated(one, 2 * log_odds(one.predicted_iou) - alone + opinion)
-                answers.append(_Answer(one.predicted_iou, [rated]))
+            found = _pick(request, _decode_all(request, some, len(some)), None)
+            odds = [2 * log_odds(one.predicted_iou) - alone for one in found]
+            rated = opinions.rate(range(start, start + len(some)), found, odds)
+            answers += [_Answer(one.predicted_iou, [one]) for one in rated]
         return answers
 
     def _everywhere(
@@ -142,25 +142,43 @@ class LearnedGrounding:
             some = list(phrases[start : start + PROMPTS_AT_ONCE])
             prompts = _away_from(request, [()] * len(some))
             firsts = _pick(request, request.predictor.decode_batch(request.embedding, text=some, **prompts), None)
-            places = [self._places(first, start + row, opinions) for row, first in enumerate(firsts)]
-            spots = [(text, place) for text, own in zip(some, places, strict=True) for place in own]
-            at_spots = iter(_ask_at(request, spots))
-            for first, own in zip(firsts, places, strict=True):
-                index, odds = len(answers), log_odds(first.predicted_iou)
-                there = [next(at_spots) for _ in own] or [_Gain(first, 0.0)]
-                suited = opinions.of(index, [one.instance for one in there])
-                rated = [_rated(one, odds + gain + suits) for (one, gain), suits in zip(there, suited, strict=True)]
-                rated.sort(key=lambda one: -one.text_probability)
-                fitting = [one for one in rated if geometry.fits(one.mask)] or [_rated(first, odds)]
+            candidates = self._candidates(request, some, firsts, start, opinions)
+            rows, found, odds = zip(*candidates, strict=True)
+            rated = opinions.rate([start + row for row in rows], found, odds)
+            for row, first in enumerate(firsts):
+                own = [one for at, one in zip(rows, rated, strict=True) if at == row]
+                own.sort(key=lambda one: -one.score)
+                own = [one for one in own if geometry.fits(one.mask)] or own[:1]
+                index = start + row
                 all_count = index >= len(request.phrases) or request.wants_several(index)  # of negatives, all
-                answers.append(_Answer(first.predicted_iou, fitting if all_count else fitting[:1]))
+                answers.append(_Answer(first.predicted_iou, own if all_count else own[:1]))
         return answers
 
-    def _places(self, first: TextInstance, index: int, opinions: Opinions) -> list[Point]:
-        """Where a phrase is asked about again: in each region of its first answer, and where it is likeliest."""
+    def _candidates(
+        self,
+        request: Request,
+        phrases: Sequence[str],
+        firsts: Sequence[TextInstance],
+        start: int,
+        opinions: Opinions,
+    ) -> list[tuple[int, TextInstance, float]]:
+        """What phrases may mean, given their first answers: (row of the phrase, instance, log-odds by the decoder).
+
+        Where there is nothing to ask about again, the first answer is the answer.
+        """
+        places = [self._places(first, start + row, request, opinions) for row, first in enumerate(firsts)]
+        spots = [(row, place) for row, own in enumerate(places) for place in own]
+        asked = _ask_at(request, [(phrases[row], place) for row, place in spots])
+        certain = [log_odds(first.predicted_iou) for first in firsts]
+        there = [(row, one.instance, certain[row] + one.gain) for (row, _), one in zip(spots, asked, strict=True)]
+        return there + [(row, firsts[row], certain[row]) for row, own in enumerate(places) if not own]
+
+    def _places(self, first: TextInstance, index: int, request: Request, opinions: Opinions) -> list[Point]:
+        """Where a phrase is asked about again: in each region of its first answer, and where it is likeliest; but not
+        there beside background points, which mostly say that just this place is not meant."""
         regions = _regions(first.mask)[: self.places]
         places = [_inside(region) for region in regions]
-        if self.places and opinions.aligned is not None:
+        if self.places and opinions.aligned is not None and not request.has_geometry:
             places.append(opinions.aligned.peak(index))
         return places
 
@@ -180,8 +198,7 @@ class LearnedGrounding:
             if following.predicted_iou < self.keep_share * answer.certainty or not following.mask.any():
                 break
             ((clicked, gain),) = _ask_at(request, [(phrase, _inside(following.mask))])
-            (opinion,) = opinions.of(index, [clicked])
-            following = _rated(clicked, log_odds(answer.certainty) + gain + opinion)
+            (following,) = opinions.rate([index], [clicked], [log_odds(answer.certainty) + gain])
             longer = distinct_instances([*found, following], self.overlap, self.max_instances)
             if following.score < least or len(longer) == len(found):
                 break
@@ -200,7 +217,7 @@ class LearnedGrounding:
             return None
         # The phrase against the negative one and against neither of them.
         probability = instance.text_probability / (1 + strongest)
-        return replace(instance, text_probability=probability, score=probability * instance.predicted_iou)
+        return replace(instance, text_probability=probability, score=probability)
 
 
 def _evidence(request: Request, index: int, instances: Sequence[TextInstance], opinions: Opinions) -> float:
@@ -210,11 +227,6 @@ def _evidence(request: Request, index: int, instances: Sequence[TextInstance], o
     best = max(instances, key=lambda one: one.score)
     whole = None if request.has_geometry or request.negatives else opinions.presence(index, best)
     return max(log_odds(one.text_probability) for one in instances) if whole is None else whole
-
-
-def _rated(instance: TextInstance, odds: float) -> TextInstance:
-    probability = 1 / (1 + math.exp(-odds))
-    return replace(instance, text_probability=probability, score=probability * instance.predicted_iou)
 
 
 def _away_from(request: Request, places: Sequence[Sequence[Point]]) -> dict[str, Any]:

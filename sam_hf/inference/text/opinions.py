@@ -5,8 +5,11 @@ looks at the mask's crop. Both answer in log-odds, so what they say is added up;
 independent witness of whether a phrase is true (a logistic regression on train scenes gives it that weight).
 """
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -40,29 +43,52 @@ class Opinions:
     ):
         self._request, self._phrases, self._clip = request, phrases, clip
         self.aligned = AlignedPhrases(request, phrases) if alignment and request.predictor.has_alignment else None
+        self._said_by_clip: WeakKeyDictionary[TextInstance, float] = WeakKeyDictionary()
 
-    def of(self, index: int, instances: Sequence[TextInstance]) -> np.ndarray:
-        """Log-odds (n,) that a phrase is true of each of n instances; 0 where nobody knows."""
-        odds = self._of_clip(index, instances)
-        if self.aligned is not None and instances:
-            odds = odds + self.aligned.suits(
-                [index] * len(instances), np.stack([one.low_res_logits for one in instances])
-            )
-        return odds
+    def rate(
+        self, indices: Sequence[int], instances: Sequence[TextInstance], odds: Sequence[float]
+    ) -> list[TextInstance]:
+        """Instances with what is thought of them as `text_probability` and `score`.
+
+        Args:
+            indices: n times which phrase.
+            instances: n of them.
+            odds: What the decoder says: n log-odds.
+        """
+        by_clip = self._by_clip(indices, instances)
+        rated = []
+        for index, one, sure, clip in zip(indices, instances, odds, by_clip, strict=True):
+            if self.aligned is not None:
+                sure = sure + float(self.aligned.suits(index, one.low_res_logits[None])[0])
+            probability = _probability(sure + clip)
+            rated.append(replace(one, text_probability=probability, score=probability))
+            self._said_by_clip[rated[-1]] = clip
+        return rated
 
     def presence(self, index: int, best: TextInstance) -> float | None:
-        """Log-odds that the picture shows what a phrase names, `best` being the instance found; None: nobody knows."""
+        """Log-odds that the picture shows what a phrase names; None: nobody knows.
+
+        Args:
+            index: Which phrase.
+            best: The instance found, as `rate` made it.
+        """
         if self.aligned is None:
             return None
-        return self.aligned.presence(index) + float(self._of_clip(index, [best])[0])
+        return self.aligned.presence(index) + self._said_by_clip[best]
 
     def heat_map(self, index: int) -> np.ndarray | None:
         """(h,w) float32 in [0,1], where a phrase is."""
-        return None if self.aligned is None else 1 / (1 + np.exp(-self.aligned.maps[index]))
+        return None if self.aligned is None else self.aligned.heat_map(index)
 
-    def _of_clip(self, index: int, instances: Sequence[TextInstance]) -> np.ndarray:
+    def _by_clip(self, indices: Sequence[int], instances: Sequence[TextInstance]) -> list[float]:
+        """What CLIP says of n instances, weighed; 0 of an empty mask."""
         if self._clip is None or not instances:
-            return np.zeros(len(instances))
+            return [0.0] * len(instances)
         seen = mask_vectors(self._clip, self._request.pixels, [one.mask for one in instances], VIEWS)
-        odds = text_log_odds(self._clip, seen, [self._phrases[index]]).numpy()[:, 0]
-        return WEIGHT * np.where(np.isfinite(odds), odds, 0.0)
+        odds = text_log_odds(self._clip, seen, self._phrases).numpy()  # (n,P)
+        of_own = odds[np.arange(len(instances)), list(indices)]
+        return (WEIGHT * np.where(np.isfinite(of_own), of_own, 0.0)).tolist()
+
+
+def _probability(odds: float) -> float:
+    return 1 / (1 + math.exp(-odds)) if odds > -700 else 0.0

@@ -7,9 +7,9 @@ makes answers of what it found: one or all instances, the place that was asked f
 - "detector": an open-vocabulary detector's boxes;
 - "dense": CLIP's features, cell by cell;
 - "proposals": everything mode's masks, ranked by CLIP;
-- "auto": the first of these that this checkpoint and what was given allow. A CLIP, where there is one, is asked for a
-  second opinion on what "learned" finds. Without a text branch and a detector, what "dense" finds nothing for at all
-  is looked for among the proposals; everything, if the CLIP has no dense features.
+- "auto": the first of these that this checkpoint and what was given allow. A CLIP is asked for a second opinion on
+  what "learned" finds, unless the checkpoint is calibrated without it only. Without a text branch and a detector, what
+  "dense" finds nothing for at all is looked for among the proposals; everything, if the CLIP has no dense features.
 """
 
 import os
@@ -33,7 +33,7 @@ from sam_hf.inference.text.proposals import ProposalGrounding
 from sam_hf.inference.text.templates import clean_phrases
 from sam_hf.inference.text.verdict import DEFAULT, FILE_NAME, Calibration
 from sam_hf.model.checkpoint_names import EMBEDDED_NAME, resolve
-from sam_hf.model.clip_loading import A_CLIP, clip_beside
+from sam_hf.model.clip_loading import A_CLIP, FOLDER, clip_beside
 from sam_hf.model.hub_access import pinned
 from sam_hf.model.image_loading import as_bytes, load_image_tensor, open_image
 
@@ -260,6 +260,8 @@ class SamTextSegmenter:
     ) -> TextAnswer:
         """One phrase's answer from what its grounding found."""
         ordered = sorted((one for one in found.instances if one.mask.any()), key=lambda one: -one.score)
+        if request.names_one:  # which one is meant has been said
+            reading = reading._replace(places=(), limit=None)
         chosen = choose(ordered, reading, request.embedding.original_size, several)
         name, evidence = calibration_name(grounding), float(found.evidence) if ordered else -float("inf")
         # Evidence beside geometry or rivals is another quantity than what curves are fitted to.
@@ -272,6 +274,7 @@ class SamTextSegmenter:
             presence=curve.presence(evidence),
             absent=absent,
             grounding=grounding.name,
+            judged_by=name,
             heat_map=found.heat_map,
             calibrated=calibrated,
             refused=chosen if absent else [],
@@ -291,8 +294,7 @@ class SamTextSegmenter:
             ImportError, OSError: If the CLIP or the detector cannot be loaded.
         """
         if name == "auto":
-            judged = self.has_text_branch and self._clip is not None
-            return self._make_once(JUDGED if judged else self.automatic)
+            return self._make_once(JUDGED if self._is_judged else self.automatic)
         if name not in GROUNDINGS:
             raise ValueError(f"grounding: expected 'auto' or one of {', '.join(GROUNDINGS)}; got {name!r}")
         if name == "learned" and not self.has_text_branch:
@@ -315,8 +317,16 @@ class SamTextSegmenter:
         return self.predictor.model.config.text_config is not None
 
     @property
+    def _is_judged(self) -> bool:
+        """Whether "auto" asks the CLIP about what "learned" finds: not if only "learned" alone is calibrated, whose
+        verdict is then better than one that nobody has fitted."""
+        if not self.has_text_branch or self._clip is None:
+            return False
+        return "learned" not in self.calibration or calibration_name(self._make_once(JUDGED)) in self.calibration
+
+    @property
     def automatic(self) -> str:
-        """The way that "auto" takes; loads the CLIP if it comes to that.
+        """The name of the way that "auto" begins with; loads the CLIP if it comes to that.
 
         Raises:
             ValueError: If there is none; the message says how to give a CLIP.
@@ -376,10 +386,15 @@ class SamTextSegmenter:
 
 
 def calibration_name(grounding: Grounding) -> str:
-    """What a grounding's curve is called: its name, and that of the CLIP or detector behind it, without its folder."""
-    behind = getattr(getattr(grounding, "clip", None), "name", "") or getattr(grounding, "model_name", "")
-    if Path(behind).is_absolute() or behind.startswith("local-dir:"):
-        behind = Path(behind).name
+    """What a grounding's curve is called: its name, and that of the CLIP or detector behind it.
+
+    A folder is called by its last part and the fingerprint of its weights, wherever it lies.
+    """
+    clip = getattr(grounding, "clip", None)
+    behind = getattr(clip, "name", "") or getattr(grounding, "model_name", "")
+    folder = Path(behind.removeprefix(FOLDER))
+    if behind not in ("", EMBEDDED_NAME) and folder.is_dir():
+        behind = "-".join([folder.resolve().name, *([clip.revision[:8]] if clip is not None else [])])
     return f"{grounding.name}/{behind}" if behind else grounding.name
 
 

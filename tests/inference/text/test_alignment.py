@@ -1,12 +1,14 @@
 """Where a checkpoint's own alignment sees phrases, in the picture's pixels, and what a CLIP adds to it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from sam_hf import SamPredictor
 from sam_hf.inference.text.alignment import AlignedPhrases
-from sam_hf.inference.text.instances import Request, make_instance
+from sam_hf.inference.text.instances import Request, log_odds, make_instance
 from sam_hf.inference.text.opinions import WEIGHT, Opinions
 from sam_hf.inference.text.ranking import mask_vectors, text_log_odds
 
@@ -54,12 +56,42 @@ def test_masks_are_told_apart(tiny):
 def test_clip_counts_as_its_weight_says(tiny, colour_clip):
     request = _request(tiny)
     red = _instance(tiny, request, [140, 60, 220, 140])
-    alone, both = Opinions(request, ["red square"]), Opinions(request, ["red square"], colour_clip)
+    alone, both = Opinions(request, ["blue", "red square"]), Opinions(request, ["blue", "red square"], colour_clip)
     seen = mask_vectors(colour_clip, request.pixels, [red.mask], ("crop", "dimmed"))
     expected = WEIGHT * float(text_log_odds(colour_clip, seen, ["red square"]))
-    assert both.of(0, [red])[0] - alone.of(0, [red])[0] == pytest.approx(expected, abs=1e-3)
-    assert both.presence(0, red) - alone.presence(0, red) == pytest.approx(expected, abs=1e-3)
-    assert both.of(0, []).shape == (0,)
+    (by_branch,), (judged,) = (opinions.rate([1], [red], [-4.0]) for opinions in (alone, both))
+    assert log_odds(judged.score) - log_odds(by_branch.score) == pytest.approx(expected, abs=1e-3)
+    calls = colour_clip.calls["pictures"]
+    assert both.presence(1, judged) - alone.presence(1, by_branch) == pytest.approx(expected, abs=1e-3)
+    assert colour_clip.calls["pictures"] == calls  # what was looked at once is not looked at again
+    assert both.rate([], [], []) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_features_from_another_place_or_precision(tiny, dtype):
+    request = _request(tiny)
+    moved = replace(request.embedding, tensor=request.embedding.tensor.to(dtype))
+    there, here = (AlignedPhrases(one, ["red square"]) for one in (request._replace(embedding=moved), request))
+    np.testing.assert_allclose(there.maps, here.maps, atol=0.15)
+
+
+def test_what_the_model_says_of_the_padding_counts_for_nothing(tiny):
+    request = _request(tiny, (150, 400), (250, 20, 350, 110))
+    aligned = AlignedPhrases(request, ["red square"])
+    inside = np.full((1, 128, 128), -5.0, np.float32)
+    inside[:, 10:30, 85:110] = 5.0
+    with_padding = inside.copy()
+    with_padding[:, 60:] = 5.0
+    assert aligned.suits(0, inside) == pytest.approx(aligned.suits(0, with_padding), abs=1e-5)
+
+
+def test_a_heat_map_is_of_the_picture_and_no_more(tiny):
+    request = _request(tiny, (20, 400), (300, 2, 380, 18))  # 12.8 rows of the model's pixels: one cell and a half
+    heat = AlignedPhrases(request, ["red square"]).heat_map(0)
+    assert heat.shape == (2, 32) and heat.dtype == np.float32 and 0 <= heat.min() <= heat.max() <= 1
+    square = _request(tiny)
+    aligned = AlignedPhrases(square, ["red square"])
+    np.testing.assert_allclose(aligned.heat_map(0), 1 / (1 + np.exp(-aligned.maps[0])), atol=1e-6)
 
 
 def test_without_witnesses_nobody_knows(text_checkpoint):
@@ -68,5 +100,6 @@ def test_without_witnesses_nobody_knows(text_checkpoint):
     nobody = Opinions(request, ["red square"])
     instance = make_instance(np.ones((256, 256), bool), np.ones((32, 32)), 1.0, 1.0, 1.0)
     assert not predictor.has_alignment
-    assert nobody.of(0, [instance]).tolist() == [0.0]
+    (rated,) = nobody.rate([0], [instance], [0.0])
+    assert rated.score == rated.text_probability == 0.5
     assert nobody.presence(0, instance) is None and nobody.heat_map(0) is None

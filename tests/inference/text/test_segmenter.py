@@ -99,6 +99,12 @@ def test_where_one_is_wanted_a_plural_may_be_a_name(plain, image):
     assert way.asked[0].phrases == ("fries",)
 
 
+def test_what_is_pointed_at_is_answered_whatever_its_place(plain, image):
+    way = Rectangles({"cup": CUPS[:1]})
+    answer = SamTextSegmenter(plain).segment(image, "second cup from the left", grounding=way, box=[0, 0, 20, 20])
+    assert _boxes(answer) == CUPS[:1] and not answer.absent
+
+
 def test_position_words_can_be_left_alone(plain, image):
     way = Rectangles({"left cup": CUPS})
     answer = SamTextSegmenter(plain, position_words=False).segment(image, "left cups", grounding=way)
@@ -215,11 +221,28 @@ def test_a_calibration_is_found_beside_the_weights(text_checkpoint, plain_checkp
     assert SamTextSegmenter(segmenter.predictor, calibration=folder).calibration.curves == calibration.curves
 
 
-def test_names_of_calibrations():
+def test_names_of_calibrations(tmp_path, monkeypatch):
     way = Rectangles({}, name="dense")
     assert calibration_name(way) == "dense"
-    way.clip = type("Clip", (), {"name": "ViT-B-16/openai"})()
+    way.clip = SimpleNamespace(name="ViT-B-16/openai", revision="0123456789abcdef")
     assert calibration_name(way) == "dense/ViT-B-16/openai"
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine", "./mine", str(tmp_path / "mine"), "local-dir:mine"):
+        way.clip.name = name
+        assert calibration_name(way) == "dense/mine-01234567"
+    (tmp_path / "tiny").mkdir()
+    way.clip.name = "tiny"  # the embedded one, whatever lies here
+    assert calibration_name(way) == "dense/tiny"
+
+
+def test_a_clip_that_nobody_calibrated_with_does_not_judge(reading, colour_clip):
+    segmenter = SamTextSegmenter(reading, colour_clip)
+    assert calibration_name(segmenter.grounding("auto")) == "learned/colours"
+    segmenter.calibration.fit("learned", [1.0, 2.0], [0.0])
+    assert calibration_name(segmenter.grounding("auto")) == "learned"
+    segmenter.calibration.fit("learned/colours", [1.0, 2.0], [0.0])
+    assert calibration_name(segmenter.grounding("auto")) == "learned/colours"
 
 
 # --- which way ---------------------------------------------------------------------------------------------------

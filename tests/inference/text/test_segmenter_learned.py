@@ -57,7 +57,7 @@ def test_each_phrase_finds_its_thing(segmenter, mixed):
     assert [_which(answer, masks) for answer in answers] == [[0], [1], [2]]
     for answer in answers:
         (one,) = answer.instances
-        assert answer.grounding == "learned" and one.score == pytest.approx(one.predicted_iou * one.text_probability)
+        assert answer.grounding == "learned" and one.score == one.text_probability
         # Where the phrase is likeliest is on what was found.
         row, column = np.unravel_index(answer.heat_map.argmax(), answer.heat_map.shape)
         assert one.mask[8 * row : 8 * row + 8, 8 * column : 8 * column + 8].any() and not answer.absent
