@@ -14,16 +14,17 @@ English:
 
 **Which do not.** A word that belongs to the noun: *left* and *right* before parts of a body and what is worn on them
 ("left hand" is somebody's, "leftmost hand" is the picture's), "right angle", "top hat", "upper lip", "middle finger",
-"big wheel" and their like (`COMPOUNDS`); bare *top*, *bottom* and *center* at the end ("table top"). A relation to
-something else: "left of the dog", "in the middle of the road". A direction: "bus turning right", "man looking to the
-left". They stay in the phrase as they are.
+"big wheel" and their like (`COMPOUNDS`), and all that a hyphen ties to another word ("right-handed", "upper-case";
+but "left-most" is leftmost); bare *top*, *bottom* and *center* at the end ("table top"). A relation to something else:
+"left of the dog", "top of the cake", "left side of the road", "in the middle of the road". A direction: "bus turning
+right", "man looking to the left". They stay in the phrase as they are.
 
 **What they do.** Candidates are the instances whose score is at least half the best one's. Each word gives each of
 them a figure in [0,1]: *left, right, top, bottom* where the middle of its box lies across the picture; *middle* how
 near the picture's middle it is; *biggest, smallest* its area against the largest's, or the smallest's against it. The
 largest sum comes first, "second from" skips one. A plural keeps those in that half of the picture (the middle third,
 at least half the largest, at most twice the smallest); if there are none, the first; a number keeps that many. "The
-smallest of the cups" is one.
+smallest of the cups" is one, and so is "the left of the cups": of several things a place is no relation.
 """
 
 import re
@@ -69,7 +70,8 @@ COMPOUNDS = {
 _ANY = "|".join(WORDS)
 _SIDE = "left|right|top|bottom"
 _PICTURE = r"(?: +of +(?:the +)?(?:picture|image|photo|photograph|frame|scene))"
-_AREA = r"(?: +(?:side|corner|half|part|edge|area|end|hand +side))"
+_PARTS = "side|corner|half|part|edge|area|end|hand +side"
+_AREA = f"(?: +(?:{_PARTS}))"
 _FAR = r"(?:far +|very +|most +)?"
 # "on the left", "in the lower right corner of the picture"
 _AT_END = re.compile(
@@ -84,7 +86,13 @@ _FROM_END = re.compile(rf"(?P<near>[ ,]+(?P<rank>{'|'.join(ORDINALS)}))? +from +
 _FRONT = re.compile(r"(?P<articles>(?:(?:the|a|an|all|both|these|those) +)*)", re.I)
 _NUMBERS = r"two|three|four|five|six|seven|eight|nine|ten|\d+"
 _NUMBER = re.compile(rf"(?:{_NUMBERS}) +", re.I)
-_NOT_A_THING = re.compile(rf"\b(?:the|a|an|all|both|these|those|{_NUMBERS}|{'|'.join(ORDINALS)})\b|\W", re.I)
+_NOT_A_THING = re.compile(
+    rf"\b(?:the|a|an|all|both|these|those|{_NUMBERS}|{'|'.join([*ORDINALS, *PLAIN_SIZES])})\b|\W", re.I
+)
+# "left-most", "left most"
+_MOST = re.compile(r"\b(left|right|top|upper|bottom|lower)[ -]most\b", re.I)
+# "smallest of the cups", "left of the dog", "top half of the cake"
+_OF = re.compile(rf"(?P<area>(?:{_PARTS}) +)?of +(?P<definite>(?:all +)?(?:the|these|those|both|{_NUMBERS})\b)?", re.I)
 
 
 class Place(NamedTuple):
@@ -125,7 +133,7 @@ def read_phrase(phrase: str, count: bool = True) -> Reading:
     Raises:
         ValueError: If only position words would remain nothing to look for, as in "the left".
     """
-    rest, at_end = _read_end(" ".join(phrase.split()))
+    rest, at_end = _read_end(_MOST.sub(r"\1most", " ".join(phrase.split())))
     rest, in_front = _read_front(rest)
     among = re.match(r"(?:the +)?of +(?:the +)?", rest, re.I) if in_front else None  # "the smallest of the cups"
     rest = rest[among.end() :] if among else rest
@@ -164,20 +172,26 @@ def _read_front(phrase: str) -> tuple[str, tuple[Place, ...]]:
         articles, rest = articles + number[0], rest[number.end() :]
     is_definite = "the" in articles.lower().split()
     places: tuple[Place, ...] = ()
-    whole, sizes = (articles + rest).strip(), ""
+    whole, sizes, is_superlative = (articles + rest).strip(), "", False
+    kinds = WORDS | PLAIN_SIZES if is_definite else WORDS
     while rest:
-        word, _, after = re.match(r"([^\s-]+)([\s-]*)(.*)", rest, re.S).groups()
-        lower = word.lower()
-        kind = WORDS.get(lower) or (PLAIN_SIZES.get(lower) if is_definite else None)
-        if kind is None or after.lower().split(" ")[0].rstrip(",") in COMPOUNDS.get(lower, ()):
+        word, after = re.match(r"(\S+)\s*(?:-\s+)?(.*)", rest, re.S).groups()
+        parts = word.lower().split("-")  # "upper-left" counts, "right-handed" does not
+        is_place = all(part in kinds for part in parts)
+        if not is_place or after.lower().split(" ")[0].rstrip(",") in COMPOUNDS.get(parts[-1], ()):
             break
-        places, rest = (*places, Place(kind)), after
-        sizes += f"{word} " if lower in PLAIN_SIZES else ""
+        places, rest = (*places, *(Place(kinds[part]) for part in parts)), after
+        sizes += f"{word} " if parts[-1] in PLAIN_SIZES else ""
+        is_superlative |= parts[-1].endswith(("est", "most"))
         number = _NUMBER.match(rest)
         if number:  # "the leftmost two dogs"
             articles, rest = articles + number[0], rest[number.end() :]
     if re.match(r"(and|or)\b", rest, re.I):  # "left and right shoes" are all of them
         return whole, ()
+    of = _OF.match(rest)
+    if places and of:
+        is_among = is_superlative or (of["definite"] and read_amount(rest).several)
+        return ((articles + rest).strip(), places) if is_among and not of["area"] else (whole, ())
     return (articles + sizes + rest).strip(), places
 
 
