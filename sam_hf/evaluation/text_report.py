@@ -116,7 +116,12 @@ def format_text_results(results: dict) -> str:
     )
     if counts["without_a_mask"]:
         below += f" Phrases left out, having no picture or mask to judge them by: {counts['without_a_mask']}."
-    ways = {label: row["ways"] for label, row in rows.items() if set(row["ways"]) != {setup["groundings"][label]}}
+    if counts.get("unreadable_phrases"):
+        below += (
+            f' Phrases that could not be read, such as a bare "left": {counts["unreadable_phrases"]}; they count as '
+            "refused, with nothing found, and are not asked with a click."
+        )
+    ways = {label: row["ways"] for label, row in rows.items() if set(row["ways"]) - {setup["groundings"][label]}}
     for label, taken in ways.items():
         below += f" {label} answered by {', '.join(f'{way} ({count})' for way, count in sorted(taken.items()))}."
     parts = [

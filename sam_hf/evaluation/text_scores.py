@@ -38,7 +38,7 @@ class PhraseRecord:
         picture: Which picture it is about.
         group: See `TextSample`.
         absent: Whether the phrase names nothing there.
-        way: Which grounding answered.
+        way: Which grounding answered; None: none, the phrase could not be read.
         evidence: How much speaks for its presence, on that grounding's scale; -inf where nothing was found.
         presence: The same as a probability.
         refused: Whether the verdict was "absent".
@@ -53,7 +53,7 @@ class PhraseRecord:
     picture: int
     group: str
     absent: bool
-    way: str
+    way: str | None
     evidence: float
     presence: float
     refused: bool
@@ -172,7 +172,7 @@ def summarise_phrases(records: Sequence[PhraseRecord], keep: float = KEEP_PRESEN
         "groups": groups,
         "interaction": _interaction(present),
         "absent": _absent(records, keep),
-        "ways": dict(Counter(record.way for record in records)),
+        "ways": dict(Counter(record.way for record in records if record.way is not None)),
     }
 
 
@@ -198,7 +198,7 @@ def _absent(records: Sequence[PhraseRecord], keep: float) -> dict | None:
     pictures = np.array([record.picture for record in records], np.int64)
     refused = np.array([record.refused for record in records], bool)
     # Evidence of two groundings has no common scale; their probabilities do.
-    alone = len({record.way for record in records}) == 1
+    alone = len({record.way for record in records} - {None}) <= 1
     strength = np.array([record.evidence if alone else _log_odds(record.presence) for record in records], np.float64)
 
     def area(rows: np.ndarray) -> float | None:

@@ -4,9 +4,13 @@ Per picture and contender: every phrase alone, one at a time and timed; where a 
 with a click into its middle, and the click alone. Nothing here knows how a segmenter works: anything with
 `SamTextSegmenter.segment`'s call can be measured.
 
+Some phrases of public data a segmenter refuses to read, such as a bare "left". They are right questions all the same:
+each counts as one that was answered by nothing.
+
 Source: Segment Anything, §7.5 (a phrase, then a phrase with one click; figures only there); metrics see `text_scores`.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -76,19 +80,25 @@ def evaluate_text(
         command: What the report says how it was made; None: this process's command line.
 
     Returns:
-        JSON-able: "setup", "counts" ("problems": pictures and masks that could not be read) and "rows", by label
-        {"masks", "groups", "interaction", "absent", "ways", "time"}; see `text_scores`.
+        JSON-able: "setup", "counts" ("problems": pictures and masks that could not be read; "unreadable_phrases":
+        phrases that a contender refused to read) and "rows", by label {"masks", "groups", "interaction", "absent",
+        "ways", "time"}; see `text_scores`.
 
     Raises:
-        ValueError: No contender, two of the same label, or no phrase whose picture and mask can be read.
+        ValueError: No contender, two of the same label, one whose grounding cannot be had, or no phrase whose picture
+            and mask can be read.
     """
     labels = [contender.label for contender in contenders]
     if not labels or len(set(labels)) < len(labels):
         raise ValueError(f"contenders: expected one or more with different labels, got {labels}")
+    for contender in contenders:
+        if hasattr(contender.segmenter, "grounding"):  # what is wrong with it is no fault of the first phrase
+            contender.segmenter.grounding(contender.grounding)
     records: dict[str, list[PhraseRecord]] = {label: [] for label in labels}
     times: dict[str, list[PictureTimes]] = {label: [] for label in labels}
     console = Console(stderr=True)
-    counts = dict.fromkeys(("pictures", "present", "absent", "instances", "without_a_mask", "problems"), 0)
+    counts = dict.fromkeys(("pictures", "present", "absent", "instances"), 0)
+    counts |= dict.fromkeys(("without_a_mask", "problems", "unreadable_phrases"), 0)
 
     def passed_over(error: ValueError) -> None:
         counts["problems"] += 1
@@ -104,10 +114,13 @@ def evaluate_text(
         counts["present"] += sum(not one.sample.absent for one in asked)
         counts["absent"] += sum(one.sample.absent for one in asked)
         counts["instances"] += sum(one.named for one in asked)
+        unread: set[int] = set()
         for copy, contender in enumerate(contenders):
             found, spent = _measure(contender, _own_copy(image, copy), asked, number, instances, clicks)
             records[contender.label] += found
             times[contender.label].append(spent)
+            unread |= {place for place, record in enumerate(found) if record.way is None}
+        counts["unreadable_phrases"] += len(unread)
     if not counts["pictures"]:
         raise ValueError("pictures: expected at least one phrase with a mask, or an absent one, got none")
     rows = {label: summarise_phrases(records[label]) | {"time": summarise_times(times[label])} for label in labels}
@@ -168,12 +181,16 @@ def _measure(
     records, spent = [], []
     for one in asked:
         started = _now()
-        answer = segmenter.segment(image, one.sample.phrase, grounding=contender.grounding, instances=instances)
+        try:
+            answer = segmenter.segment(image, one.sample.phrase, grounding=contender.grounding, instances=instances)
+        except ValueError:
+            records.append(_unread(one, number))
+            continue
         spent.append(_now() - started)
         records.append(_record(answer, one, number))
     if clicks:
         for place, one in enumerate(asked):
-            if one.click is not None:
+            if one.click is not None and records[place].way is not None:
                 both, alone = _click_ious(contender, image, embedding, one)
                 records[place] = replace(records[place], text_click=both, click=alone)
     return records, PictureTimes(encode, tuple(spent))
@@ -193,6 +210,23 @@ def _record(answer: Any, one: _Asked, number: int) -> PhraseRecord:
         named=one.named,
         intersection=int((found & one.target).sum()),
         union=int((found | one.target).sum()),
+    )
+
+
+def _unread(one: _Asked, number: int) -> PhraseRecord:
+    """Of a phrase that was not read: refused, and nothing found."""
+    return PhraseRecord(
+        picture=number,
+        group=one.sample.group,
+        absent=one.sample.absent,
+        way=None,
+        evidence=-math.inf,
+        presence=0.0,
+        refused=True,
+        answered=0,
+        named=one.named,
+        intersection=0,
+        union=int(one.target.sum()),
     )
 
 

@@ -7,6 +7,7 @@ fitted on scenes of the train split, made from a seed of their own.
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -124,6 +125,8 @@ def fit_calibration(
 ) -> Calibration:
     """Fits when a phrase is absent, one curve per grounding.
 
+    Pictures and phrases that cannot be read are passed over.
+
     Args:
         segmenter: A `SamTextSegmenter`; its own calibration plays no part, but its other curves stay.
         pictures: Present and absent phrases of each picture: training data, never what is evaluated.
@@ -134,22 +137,42 @@ def fit_calibration(
         progress: Show it on stderr.
 
     Raises:
-        ValueError: "auto" is among the groundings and takes now one way, now another, or there are no present or no
-            absent phrases.
+        ValueError: "auto" is among the groundings and takes now one way, now another, a grounding cannot be had, or
+            there are no present or no absent phrases.
     """
     if "auto" in groundings and not segmenter.has_text_branch:
         raise ValueError("grounding: expected the ways themselves to calibrate, such as dense; got auto")
+    names = {name: calibration_name(segmenter.grounding(name)) for name in groundings}
     evidence: dict[str, tuple[list, list]] = defaultdict(lambda: ([], []))
     console = Console(stderr=True)
+
+    def passed_over(error: ValueError) -> None:
+        console.print(f"passed over: {error}", markup=False, highlight=False)
+
     for samples in track(pictures, "calibrating", total=total, console=console, transient=True, disable=not progress):
-        image = samples[0].image
+        try:
+            image = samples[0].image
+        except ValueError as error:
+            passed_over(error)
+            continue
         for name in groundings:
-            answers = segmenter.segment(
-                image, [sample.phrase for sample in samples], grounding=name, instances=instances
-            )
-            for sample, answer in zip(samples, answers, strict=True):
+            ask = partial(segmenter.segment, image, grounding=name, instances=instances)
+            for sample, answer in _answered(ask, samples, passed_over):
                 evidence[name][sample.absent].append(answer.evidence)
     calibration = Calibration(segmenter.calibration.curves)
-    for name in groundings:
-        calibration.fit(calibration_name(segmenter.grounding(name)), *evidence[name], keep=keep)
+    for name, curve in names.items():
+        calibration.fit(curve, *evidence[name], keep=keep)
     return calibration
+
+
+def _answered(
+    ask: Callable[..., Any], samples: Sequence[TextSample], passed_over: Callable[[ValueError], None]
+) -> list[tuple[TextSample, Any]]:
+    """The phrases about one picture that can be read, with their answers; all at once where all can be read."""
+    try:
+        return list(zip(samples, ask([sample.phrase for sample in samples]), strict=True))
+    except ValueError as error:
+        if len(samples) > 1:
+            return [pair for sample in samples for pair in _answered(ask, [sample], passed_over)]
+        passed_over(error)
+        return []

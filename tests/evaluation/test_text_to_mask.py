@@ -72,6 +72,8 @@ class Knowing:
     def segment(self, image, text, points=None, labels=None, grounding="auto", instances="auto"):
         if not isinstance(text, str):
             return [self.segment(image, phrase, points, labels, grounding, instances) for phrase in text]
+        if text in ("left", "far right"):
+            raise ValueError(f"text: {text!r} says where, but not what")
         self.asked.append((text, grounding, instances, image.tobytes()))
         masks = KNOWN.get(text, [np.ones((20, 40), bool)])
         if points is None:
@@ -101,7 +103,7 @@ def test_unions_are_compared_verdict_aside_and_after_it(results):
     assert whole["mean_iou_after_verdict"]["mean"] == pytest.approx(2 / 3)  # "bars" are refused
     assert results["rows"]["learned"]["groups"]["all"]["n"] == 2
     counts = {"pictures": 2, "present": 6, "absent": 4, "instances": 8, "without_a_mask": 0, "problems": 0}
-    assert results["counts"] == counts
+    assert results["counts"] == counts | {"unreadable_phrases": 0}
     assert results["rows"]["auto"]["ways"] == {"dense": 10}
 
 
@@ -218,6 +220,48 @@ def test_what_cannot_be_read_is_passed_over_and_counted(capsys):
     assert counts["pictures"] == 2 and counts["present"] == 6
     assert counts["problems"] == 2 and counts["without_a_mask"] == 6
     assert "passed over: picture 3: mask 0" in capsys.readouterr().err
+
+
+def test_a_phrase_that_cannot_be_read_counts_as_answered_by_nothing():
+    samples = [replace(_samples()[0], phrase="left"), *_samples(), replace(_samples()[-1], phrase="far right")]
+    contenders = [Contender(name, Knowing(share=1), name) for name in ("dense", "learned")]
+    found = evaluate_text(contenders, [samples], instances="all", progress=False)
+    assert found["counts"]["unreadable_phrases"] == 2
+    assert found["counts"]["present"] == 4 and found["counts"]["absent"] == 3
+    row = found["rows"]["dense"]
+    assert row["masks"]["mean_iou"]["mean"] == pytest.approx(3 / 4)
+    assert row["masks"]["ciou"]["mean"] == pytest.approx(4 / 5)  # five bars of one size, one of them not found
+    assert row["absent"]["verdict_kept"]["mean"] == pytest.approx(2 / 4)  # and "bars" are refused
+    assert row["absent"]["verdict_false_alarms"]["mean"] == pytest.approx(1 / 3)
+    assert row["absent"]["threshold"] == -0.5  # still on the grounding's own scale
+    assert row["interaction"]["text"]["n"] == 2 and row["ways"] == {"dense": 5}
+    table = format_text_results(found)
+    assert 'Phrases that could not be read, such as a bare "left": 2;' in table and "answered by" not in table
+    json.dumps(found, allow_nan=False)
+    nothing = evaluate_text(contenders, [samples[:1]], progress=False)
+    assert nothing["rows"]["dense"]["masks"]["mean_iou"]["mean"] == 0
+    assert "answered by" not in format_text_results(nothing)
+
+
+def test_a_grounding_that_cannot_be_had_is_no_unreadable_phrase():
+    class Lacking(Knowing):
+        def grounding(self, name):
+            raise ValueError(f"grounding: {name!r} needs a CLIP")
+
+    with pytest.raises(ValueError, match="needs a CLIP"):
+        evaluate_text([Contender("a", Lacking(), "dense")], [_samples()], progress=False)
+
+
+def test_a_calibration_passes_over_what_cannot_be_read(capsys):
+    def broken():
+        raise ValueError("picture 3 is no picture")
+
+    samples = [replace(_samples()[0], phrase="left"), *_samples()]
+    lost = [replace(sample, open_picture=broken) for sample in _samples()]
+    fitted = fit_calibration(Knowing(), [lost, samples, samples[:1]], ["dense"], keep=0.6, progress=False)
+    assert fitted.curves == fit_calibration(Knowing(), [_samples()], ["dense"], keep=0.6, progress=False).curves
+    said = capsys.readouterr().err
+    assert said.count("text: 'left' says where") == 2 and said.count("picture 3 is no picture") == 1
 
 
 def test_the_tables_show_every_row(results):
