@@ -71,22 +71,33 @@ def fold_products_of_zeros(graph: Any) -> None:
     tokens, and onnxruntime's quantisation turns shared weights around under the other's feet.
     """
     import numpy as np
-    import onnx_ir
 
     for node in list(graph.graph):
         if node.op_type != "Gemm" or not _is_zero(node.inputs[0]) or node.inputs[1].const_value is None:
             continue
-        weight = node.inputs[1].const_value
+        of_tokens = node.inputs[1]
+        weight = of_tokens.const_value
         transposed = node.attributes.get_int("transB", 0) == 1
         bias = np.zeros((1, weight.shape[0 if transposed else 1]), weight.dtype.numpy())
         if len(node.inputs) == 3:
             bias = bias + node.inputs[2].const_value.numpy()
-        (output,) = node.outputs
-        value = onnx_ir.Value(name=f"{output.name}_bias", const_value=onnx_ir.tensor(bias))
-        value.shape, value.type = value.const_value.shape, onnx_ir.TensorType(weight.dtype)
-        graph.graph.register_initializer(value)
-        onnx_ir.convenience.replace_all_uses_with(output, value)
-        graph.graph.remove(node, safe=True)
+        _put(graph, node, bias)
+        for other in [use.node for use in of_tokens.uses() if use.node.op_type == "Transpose"]:
+            _put(graph, other, np.ascontiguousarray(weight.numpy().T))  # the exporter does so where nothing is shared
+        if not of_tokens.uses():
+            del graph.graph.initializers[of_tokens.name]
+
+
+def _put(graph: Any, node: Any, constant: Any) -> None:
+    """Put a constant in place of what a node gives."""
+    import onnx_ir
+
+    (output,) = node.outputs
+    value = onnx_ir.Value(name=f"{output.name}_folded", const_value=onnx_ir.tensor(constant))
+    value.shape, value.type = value.const_value.shape, onnx_ir.TensorType(value.const_value.dtype)
+    graph.graph.register_initializer(value)
+    onnx_ir.convenience.replace_all_uses_with(output, value)
+    graph.graph.remove(node, safe=True)
 
 
 def _is_zero(value: Any) -> bool:
