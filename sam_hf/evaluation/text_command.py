@@ -3,7 +3,7 @@
 sam-hf evaluate text --data synthetic --grounding learned dense proposals auto --output results.json
 sam-hf evaluate text --data refcoco --root DATA --model facebook/sam-vit-base --clip ViT-B-16-quickgelu/openai
 sam-hf evaluate text --ablate views --limit 50
-sam-hf evaluate text --calibrate text_calibration.json --grounding learned dense proposals
+sam-hf evaluate text --calibrate text_calibration.json --grounding learned auto dense proposals
 """
 
 import argparse
@@ -12,7 +12,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..inference.text.segmenter import AMOUNTS, GROUNDINGS, SamTextSegmenter
+from ..inference.text.segmenter import AMOUNTS, GROUNDINGS, SamTextSegmenter, calibration_name
+from ..inference.text.verdict import Calibration
 from .provenance import portable_name
 from .report import write_report
 from .text_data import DATA, INSTANCES, Pictures, open_pictures
@@ -22,6 +23,7 @@ from .text_to_mask import Contender, evaluate_text
 from .text_variants import (
     ABLATIONS,
     CALIBRATION_SEED,
+    ablated_grounding,
     fit_calibration,
     read_option,
     variants,
@@ -48,7 +50,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--clip", help="name of open_clip, or folder (default: the embedded one with --model tiny)")
     add("--detector", help="Hub id of a zero-shot detector")
     add("--calibration", help="file of --calibrate (default: the checkpoint's own)")
-    add("--grounding", nargs="+", choices=("auto", *GROUNDINGS), help="side by side (default: auto)")
+    add(
+        "--grounding",
+        nargs="+",
+        choices=("auto", *GROUNDINGS),
+        help="side by side (default: auto; learned too with --calibrate)",
+    )
     add("--instances", choices=AMOUNTS, help="default: one for scenes and RefCOCO, all for PhraseCut and LVIS")
     add("--option", action="append", default=[], metavar="GROUNDING.NAME=VALUE", help="repeatable")
     add("--no-clicks", action="store_true", help="phrases alone")
@@ -105,23 +112,41 @@ def _variants(
     chosen = options.grounding or [None]
     if len(chosen) > 1:
         raise ValueError("grounding: expected one with --ablate")
-    usual, option, _ = ABLATIONS[options.ablate]
+    grounding = ablated_grounding(options.ablate, chosen[0])
     # The CLIP is loaded once, by whichever grounding is asked for first.
-    clip = getattr(segmenter.grounding(chosen[0] or usual), "clip", None)
-    if clip is None and usual != "learned":
-        raise ValueError(f"grounding: expected dense or proposals to compare {option} of, got {chosen[0]}")
+    clip = getattr(segmenter.grounding(grounding), "clip", None)
 
     def make(by_grounding: Mapping[str, Mapping[str, Any]]) -> SamTextSegmenter:
         # No calibration: it was fitted to the package's own choices.
         return SamTextSegmenter(segmenter.predictor, clip, **by_grounding)
 
-    return variants(options.ablate, make, chosen[0], extra)
+    return variants(options.ablate, make, grounding, extra)
 
 
 def _clips(contenders: Sequence[Contender]) -> dict[str, str]:
     """Name and fingerprint of the CLIPs that were used."""
-    named = [one.segmenter.grounding(one.grounding) for one in contenders if one.grounding in ("dense", "proposals")]
-    return {portable_name(grounding.clip.name): grounding.clip.revision for grounding in named}
+    clips = [getattr(one.segmenter.grounding(one.grounding), "clip", None) for one in contenders]
+    return {portable_name(clip.name): clip.revision for clip in clips if clip is not None}
+
+
+def _calibrate(options: argparse.Namespace, segmenter: SamTextSegmenter, pictures: Pictures, instances: str) -> None:
+    """Fits the verdict, and writes it together with the curves that there were of other ways."""
+    curves = segmenter.calibration.curves
+    # "auto" asks the CLIP unless only "learned" is calibrated, which is not to decide what is calibrated now.
+    segmenter.calibration = Calibration()
+    groundings = options.grounding
+    if not groundings and segmenter.has_text_branch:  # without a CLIP "auto" is "learned" itself
+        by_curve = {calibration_name(segmenter.grounding(name)): name for name in ("auto", "learned")}
+        groundings = list(by_curve.values())
+    fitted = fit_calibration(
+        segmenter,
+        pictures.phrases,
+        groundings or [segmenter.automatic],
+        keep=options.keep,
+        instances=instances,
+        total=pictures.count,
+    )
+    print(Calibration(curves | fitted.curves).save(options.calibrate))
 
 
 def _repeatable(options: argparse.Namespace) -> str:
@@ -147,11 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     pictures = _pictures(options, segmenter)
     instances = options.instances or INSTANCES[options.data]
     if options.calibrate:
-        groundings = options.grounding or [segmenter.automatic]
-        calibration = fit_calibration(
-            segmenter, pictures.phrases, groundings, keep=options.keep, instances=instances, total=pictures.count
-        )
-        print(calibration.save(options.calibrate))
+        _calibrate(options, segmenter, pictures, instances)
         return 0
     if options.ablate:
         contenders = _variants(options, segmenter, extra)

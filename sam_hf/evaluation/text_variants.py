@@ -8,13 +8,17 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from inspect import signature
 from typing import Any
 
 from rich.console import Console
 from rich.progress import track
 
 from ..data.text_samples import TextSample
+from ..inference.text.dense import DenseGrounding
 from ..inference.text.dense_features import ATTENTIONS
+from ..inference.text.learned import LearnedGrounding
+from ..inference.text.proposals import ProposalGrounding
 from ..inference.text.ranking import RANKING_VIEWS
 from ..inference.text.segmenter import calibration_name
 from ..inference.text.templates import BACKGROUND, PHOTO, PLAIN, SCENE
@@ -23,38 +27,78 @@ from ..inference.text.views import VIEWS
 from .text_scores import KEEP_PRESENT
 from .text_to_mask import Contender
 
-__all__ = ["ABLATIONS", "fit_calibration", "read_option", "variants", "with_options"]
+__all__ = ["ABLATIONS", "ablated_grounding", "fit_calibration", "read_option", "variants", "with_options"]
 
 CALIBRATION_SEED = 7777  # no recipe trains on the scenes of this seed
 
-# Choice -> the grounding that makes it, its option, and what is compared; the first is the package's own choice, with
+
+def _one_option(name: str, values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    return {label: {name: value} for label, value in values.items()}
+
+
+# Choice -> the grounding that makes it, and the options of each variant; the first is the package's own choice, with
 # the embedded CLIP at least.
-ABLATIONS: dict[str, tuple[str, str, dict[str, Any]]] = {
+ABLATIONS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
     "views": (
         "proposals",
-        "views",
-        {" + ".join(RANKING_VIEWS): RANKING_VIEWS}
-        | {view: (view,) for view in VIEWS}
-        | {"crop + blurred": ("crop", "blurred"), "all four": VIEWS},
+        _one_option(
+            "views",
+            {" + ".join(RANKING_VIEWS): RANKING_VIEWS}
+            | {view: (view,) for view in VIEWS}
+            | {"crop + blurred": ("crop", "blurred"), "all four": VIEWS},
+        ),
     ),
     "templates": (
         "proposals",
-        "templates",
-        {"the phrase alone": PLAIN, f"photos ({len(PHOTO)})": PHOTO, f"scenes ({len(SCENE)})": SCENE},
+        _one_option(
+            "templates",
+            {"the phrase alone": PLAIN, f"photos ({len(PHOTO)})": PHOTO, f"scenes ({len(SCENE)})": SCENE},
+        ),
     ),
     "background": (
         "proposals",
-        "background",
+        _one_option(
+            "background",
+            {
+                f"all {len(BACKGROUND)} words": BACKGROUND,
+                "every other word": BACKGROUND[::2],
+                ", ".join(BACKGROUND[-3:]): BACKGROUND[-3:],
+            },
+        ),
+    ),
+    "alignment": ("learned", _one_option("alignment", {"asked": True, "not asked": False})),
+    "places": (
+        "learned",
         {
-            f"all {len(BACKGROUND)} words": BACKGROUND,
-            "every other word": BACKGROUND[::2],
-            ", ".join(BACKGROUND[-3:]): BACKGROUND[-3:],
+            "up to 4 regions": {"places": 4},
+            "one region": {"places": 1},
+            "none: the first answer, its verdict by the alignment": {"places": 0},
+            "none, and no alignment: one decode, as in the paper": {"places": 0, "alignment": False},
         },
     ),
-    "alignment": ("learned", "alignment", {"asked": True, "not asked": False}),
-    "places": ("learned", "places", {"up to 4 regions": 4, "one region": 1, "none, the first answer": 0}),
-    "attention": ("dense", "attention", {"nacl": "nacl"} | {name: name for name in ATTENTIONS if name != "nacl"}),
+    "attention": ("dense", _one_option("attention", {"nacl": "nacl"} | {a: a for a in ATTENTIONS if a != "nacl"})),
 }
+KINDS = {"learned": LearnedGrounding, "dense": DenseGrounding, "proposals": ProposalGrounding}
+
+
+def ablated_grounding(choice: str, grounding: str | None = None) -> str:
+    """The grounding whose variants are compared.
+
+    Args:
+        choice: One of `ABLATIONS`.
+        grounding: The one that is asked for; None: the one that `ABLATIONS` names.
+
+    Raises:
+        ValueError: There is no such choice, or that grounding does not have it.
+    """
+    if choice not in ABLATIONS:
+        raise ValueError(f"ablate: expected one of {', '.join(ABLATIONS)}, got {choice!r}")
+    usual, rows = ABLATIONS[choice]
+    names = {name for options in rows.values() for name in options}
+    having = [name for name, kind in KINDS.items() if names <= signature(kind).parameters.keys()]
+    if grounding is not None and grounding not in having:
+        raise ValueError(f"grounding: expected {' or '.join(having)} to compare {choice} of, got {grounding!r}")
+    return grounding or usual
 
 
 def variants(
@@ -73,15 +117,12 @@ def variants(
         options: Further options by grounding, the same for all.
 
     Raises:
-        ValueError: There is no such choice.
+        ValueError: There is no such choice, or that grounding does not have it.
     """
-    if choice not in ABLATIONS:
-        raise ValueError(f"ablate: expected one of {', '.join(ABLATIONS)}, got {choice!r}")
-    usual, option, values = ABLATIONS[choice]
-    grounding = usual if grounding is None else grounding
+    grounding = ablated_grounding(choice, grounding)
     return [
-        Contender(label, make(with_options(options or {}, grounding, {option: value})), grounding)
-        for label, value in values.items()
+        Contender(label, make(with_options(options or {}, grounding, more)), grounding)
+        for label, more in ABLATIONS[choice][1].items()
     ]
 
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from sam_hf.data.text_samples import TextSample
 from sam_hf.evaluation import text_command
@@ -24,6 +25,7 @@ from sam_hf.evaluation.text_to_mask import Contender, evaluate_text
 from sam_hf.evaluation.text_variants import fit_calibration, read_option, variants
 from sam_hf.inference.text.instances import TextAnswer
 from sam_hf.inference.text.verdict import Calibration
+from sam_hf.training import clip as small_clip
 
 
 def _bar(left, right):
@@ -300,6 +302,12 @@ def test_variants_differ_in_one_option():
     assert {one.grounding for one in variants("views", make, grounding="dense")} == {"dense"}
     with pytest.raises(ValueError, match="ablate: expected one of"):
         variants("colour", make)
+    for choice, ways in {"alignment": "learned", "places": "learned", "views": "dense or proposals"}.items():
+        with pytest.raises(ValueError, match=f"grounding: expected {ways} to compare {choice} of, got 'auto'"):
+            variants(choice, make, grounding="auto")
+    del made[:]
+    assert "paper" in variants("places", make)[-1].label  # the paper knows neither places nor an alignment
+    assert made[-1] == {"learned": {"places": 0, "alignment": False}}
     assert read_option('dense.views=["crop"]') == ("dense", "views", ["crop"])
     assert read_option("dense.attention=plain") == ("dense", "attention", "plain")
     with pytest.raises(ValueError, match="option: expected GROUNDING.NAME=VALUE"):
@@ -350,3 +358,26 @@ def test_the_command_on_a_checkpoint(text_checkpoint, tmp_path, capsys):
         text_command.main([*common, "--calibrate", str(fitted), "--split", "test"])
     with pytest.raises(ValueError, match="option: .*unknown_option"):
         text_command.main([*common, "--option", "learned.unknown_option=1"])
+    for way in ("auto", "dense"):
+        with pytest.raises(ValueError, match="grounding: expected learned to compare alignment of"):
+            text_command.main([*common, "--ablate", "alignment", "--grounding", way])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # these read few tokens
+def test_the_command_knows_the_clip_of_auto(text_checkpoint, tmp_path):
+    torch.manual_seed(0)
+    vision = {"image_size": 32, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8}
+    tower = {"context_length": 32, "vocab_size": 600, "width": 16, "heads": 2, "layers": 1}
+    sizes = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": tower}
+    folder = small_clip.save_clip(small_clip.build_clip(sizes), tmp_path / "small-clip")
+    older, fitted, output = tmp_path / "older.json", tmp_path / "calibration.json", tmp_path / "results.json"
+    older.write_text(json.dumps({name: {"slope": 1, "offset": 0, "threshold": 9} for name in ("learned", "other")}))
+    common = ["--model", str(text_checkpoint), "--clip", str(folder), "--shapes-only", "--limit", "2", "--size", "64"]
+    common += ["--device", "cpu", "--no-clicks"]
+    assert text_command.main([*common, "--calibration", str(older), "--calibrate", str(fitted)]) == 0
+    curves = Calibration.load(fitted).curves
+    assert [name.partition("-clip")[0] for name in sorted(curves)] == ["learned", "learned/small", "other"]
+    assert curves["learned"].threshold != 9 and curves["other"].threshold == 9
+    assert text_command.main([*common, "--calibration", str(fitted), "--output", str(output)]) == 0
+    (name,) = json.loads(output.read_text())["setup"]["clip"]
+    assert name.endswith("small-clip") and str(tmp_path) not in name
