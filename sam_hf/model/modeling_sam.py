@@ -6,8 +6,8 @@ back.
 
 Source: Segment Anything (Kirillov et al., 2023, arXiv 2304.02643), §3 and App. A. Class names, arguments, output
 fields and weight names are transformers 5.23's `SamModel`. Differs in: free text as a prompt (`input_ids` or
-`text_embeds`), mask prompts per prompt and not only per image, prompts that may be absent inside a batch, and no
-call is `no_grad`.
+`text_embeds`) and as a question of where something is (`get_text_alignment`), mask prompts per prompt and not only per
+image, prompts that may be absent inside a batch, and no call is `no_grad`.
 """
 
 from dataclasses import dataclass
