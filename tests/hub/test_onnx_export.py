@@ -284,7 +284,7 @@ def test_names_that_transformers_js_asks_for(everything):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [PerClick.name, OnePieceDecoder.name, MetaDecoder.name])
 def test_what_stays_in_float(name, everything):
-    """Positions and the last layers before the masks: eight bits there cost a third of the masks."""
+    """Positions and the last layers before the masks, for which eight bits are too few."""
     weights = {
         weight.name: weight.data_type for weight in onnx.load(everything / f"{name}_quantized.onnx").graph.initializer
     }
