@@ -1,10 +1,12 @@
 """Numbers out of masks: intersection over union, means with honest error bars, ranking quality."""
 
-import math
-
 import numpy as np
 
-__all__ = ["auroc", "clustered_mean", "mask_iou", "rejection"]
+from ..inference.text.verdict import threshold_that_keeps
+
+__all__ = ["KEEP_PRESENT", "auroc", "clustered_mean", "mask_iou", "rejection"]
+
+KEEP_PRESENT = 0.8  # share of the phrases of present objects that a threshold must let through
 
 
 def mask_iou(prediction: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -84,7 +86,9 @@ def auroc(positive: np.ndarray, negative: np.ndarray) -> float | None:
     return float((below + through).mean() / 2 / len(negative))
 
 
-def rejection(present: np.ndarray, absent: np.ndarray, absent_area: np.ndarray, keep: float = 0.8) -> dict | None:
+def rejection(
+    present: np.ndarray, absent: np.ndarray, absent_area: np.ndarray, keep: float = KEEP_PRESENT
+) -> dict | None:
     """How well a predicted quality tells a phrase of a present object from one of an absent object.
 
     Args:
@@ -97,21 +101,18 @@ def rejection(present: np.ndarray, absent: np.ndarray, absent_area: np.ndarray, 
         {"auroc", "threshold", "kept", "false_alarm_rate", "declined_rate", "empty_mask_rate", "present_score",
         "absent_score", "absent_area", "n_present", "n_absent"}; scores as mean and deciles. "declined" is an
         absent phrase that was answered with an empty mask or a score below the threshold. None if either side is
-        empty.
+        empty, or nothing was found of what is there (-inf).
 
     Raises:
         ValueError: `keep` lies outside (0, 1], or `absent_area` has another length than `absent`.
     """
     present, absent = np.asarray(present, np.float64), np.asarray(absent, np.float64)
     absent_area = np.asarray(absent_area, np.float64)
-    if not 0 < keep <= 1:
-        raise ValueError(f"keep: expected a share in (0, 1], got {keep}")
+    threshold = threshold_that_keeps(present, keep)
     if absent_area.shape != absent.shape:
         raise ValueError(f"absent_area: expected one per absent score, {absent.shape}, got {absent_area.shape}")
-    if not len(present) or not len(absent):
+    if threshold is None or not len(absent):
         return None
-    # The highest real score that at least `keep` of the present ones reach; the slack is for 0.8 * 10 > 8.
-    threshold = float(np.sort(present)[::-1][math.ceil(keep * len(present) - 1e-9) - 1])
     empty = absent_area == 0
     return {
         "auroc": auroc(present, absent),

@@ -4,11 +4,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from .scores import clustered_mean, rejection
+from .scores import KEEP_PRESENT, clustered_mean, rejection
 
 __all__ = ["COLUMNS", "GROUPS", "ROWS", "summarise"]
-
-KEEP_PRESENT = 0.8
 
 # Key in the result -> what the table calls it. The order is the table's.
 ROWS = {

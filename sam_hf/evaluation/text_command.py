@@ -16,9 +16,9 @@ from ..inference.text.segmenter import AMOUNTS, GROUNDINGS, SamTextSegmenter, ca
 from ..inference.text.verdict import Calibration
 from .provenance import portable_name
 from .report import write_report
+from .scores import KEEP_PRESENT
 from .text_data import DATA, INSTANCES, Pictures, open_pictures
 from .text_report import format_text_results
-from .text_scores import KEEP_PRESENT
 from .text_to_mask import Contender, evaluate_text
 from .text_variants import (
     ABLATIONS,

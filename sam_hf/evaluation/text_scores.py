@@ -21,8 +21,7 @@ from typing import Any
 import numpy as np
 
 from ..inference.text.verdict import threshold_that_keeps
-from .scores import auroc, clustered_mean
-from .summary import KEEP_PRESENT
+from .scores import KEEP_PRESENT, auroc, clustered_mean
 
 __all__ = ["PhraseRecord", "PictureTimes", "operating_point", "resampled", "summarise_phrases", "summarise_times"]
 

@@ -24,7 +24,7 @@ from ..inference.text.segmenter import calibration_name
 from ..inference.text.templates import BACKGROUND, PHOTO, PLAIN, SCENE
 from ..inference.text.verdict import Calibration
 from ..inference.text.views import VIEWS
-from .text_scores import KEEP_PRESENT
+from .scores import KEEP_PRESENT
 from .text_to_mask import Contender
 
 __all__ = ["ABLATIONS", "ablated_grounding", "fit_calibration", "read_option", "variants", "with_options"]

@@ -24,7 +24,7 @@ from sam_hf.training import prompt_sampling as sampling
 from sam_hf.training.first_prompts import Prompts, draw_kinds, first_prompts
 from sam_hf.training.presets import FROM_SCRATCH, PromptableConfig
 from sam_hf.training.preview import contact_sheet
-from sam_hf.training.text_alignment import alignment_loss
+from sam_hf.training.text_alignment import alignment_loss, mean_of_told, mean_over_processes
 
 
 def round_plan(config: PromptableConfig, step: int) -> tuple[bool, list[bool]]:
@@ -203,7 +203,7 @@ class SamForPromptableTraining(nn.Module):
         with torch.autocast(device_type=embeddings.device.type, enabled=False):
             alignment = self.alignment or self.model.prompt_encoder.text_alignment
             loss = alignment_loss(alignment, embeddings, text, truth, told, rivals)
-            return loss.sum() / _mean_over_processes(told.sum()).clamp(min=1.0)
+            return mean_of_told(loss, told)
 
     @torch.no_grad()
     def preview(self, batch: dict[str, torch.Tensor]) -> Any:
@@ -295,7 +295,7 @@ class SamForPromptableTraining(nn.Module):
                 per_score = torch.where(absent, iou_loss.mean(-1), per_score)
                 mask_weight = mask_weight + config.absent_mask_weight * absent
                 score_weight = score_weight + config.absent_iou_weight * absent
-            count = _mean_over_processes(score_weight.sum()).clamp(min=1.0)
+            count = mean_over_processes(score_weight.sum()).clamp(min=1.0)
             mask_term = (per_mask * mask_weight).sum() / count
             score_term = (per_score * score_weight).sum() / count
         chosen = scores.argmax(-1, keepdim=True)
@@ -348,12 +348,3 @@ class SamForPromptableTraining(nn.Module):
 def _masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Mean over the true entries, NaN where there are none."""
     return torch.where(mask, values, torch.zeros_like(values)).sum() / mask.sum()
-
-
-def _mean_over_processes(count: torch.Tensor) -> torch.Tensor:
-    """Mean of a count over data-parallel processes, so that each mask weighs the same whichever process has it."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return count
-    total = count.detach().clone()
-    torch.distributed.all_reduce(total)
-    return total / torch.distributed.get_world_size()

@@ -38,7 +38,8 @@ class SceneDataset(Dataset):
             of the index.
         prompts: slots P per scene. Scenes with fewer objects repeat them (each slot is prompted differently).
         absent: how many of the slots go to phrases that are true of nothing in the scene.
-        rivals: how many more such phrases come along, for `TextAlignment` (needs a generator that makes as many).
+        rivals: how many more such phrases come along, for `text_alignment.alignment_loss` (needs a generator that
+            makes as many).
         part_share: share of slots that go to parts, where a scene has parts.
         tokenizer: list of phrases -> {"input_ids" (n, T), "attention_mask" (n, T)}; None for a model without text.
         text_share: fraction of slots that get a phrase, where the object has one.

@@ -58,7 +58,11 @@ class SamForTextAlignment(nn.Module):
         rival_ids: Tensor | None = None,
         rival_mask: Tensor | None = None,
     ) -> dict[str, Any]:
-        """Loss of a batch of `SceneDataset`; see `promptable.SamForPromptableTraining.forward`."""
+        """Loss of a batch of `SceneDataset`; see `promptable.SamForPromptableTraining.forward`.
+
+        Returns:
+            {"loss": mean over the phrases, "metrics": the same of all, present and absent phrases; NaN if none}.
+        """
         with torch.no_grad():
             embeddings = self.model.get_image_embeddings(pixel_values)
             text = self.model.get_text_embeds(input_ids, attention_mask)
@@ -68,8 +72,31 @@ class SamForTextAlignment(nn.Module):
         told = valid & has_text
         with torch.autocast(device_type=embeddings.device.type, enabled=False):
             alignment = self.model.prompt_encoder.text_alignment
-            loss = alignment_loss(alignment, embeddings.float(), text, truth & ~absent[..., None, None], told, rivals)
-        return {"loss": loss.sum() / told.sum().clamp(min=1), "metrics": {}}
+            losses_of = alignment_loss(
+                alignment, embeddings.float(), text, truth & ~absent[..., None, None], told, rivals
+            )
+            loss = mean_of_told(losses_of, told)
+        there = told & ~absent
+        metrics = {
+            "text_alignment": loss.detach(),
+            "text_alignment_present": losses_of.detach()[there].mean(),
+            "text_alignment_absent": losses_of.detach()[told & absent].mean(),
+        }
+        return {"loss": loss, "metrics": metrics}
+
+
+def mean_of_told(losses_of: Tensor, told: Tensor) -> Tensor:
+    """Mean of `alignment_loss` (B,P) over the places `told` (B,P) that have a phrase."""
+    return losses_of.sum() / mean_over_processes(told.sum()).clamp(min=1.0)
+
+
+def mean_over_processes(count: Tensor) -> Tensor:
+    """Mean of a count over data-parallel processes, so that each mask weighs the same whichever process has it."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return count
+    total = count.detach().clone()
+    torch.distributed.all_reduce(total)
+    return total / torch.distributed.get_world_size()
 
 
 def alignment_loss(

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from sam_hf.evaluation.scores import auroc, clustered_mean, mask_iou, rejection
+from sam_hf.evaluation.scores import KEEP_PRESENT, auroc, clustered_mean, mask_iou, rejection
+from sam_hf.evaluation.text_scores import operating_point
 
 
 def test_iou_of_stacked_masks():
@@ -51,3 +52,8 @@ def test_rejection_at_the_threshold_that_keeps_four_fifths():
     assert found["declined_rate"] == 0.75  # two low scores, and one high score without a mask
     assert found["empty_mask_rate"] == 0.25
     assert rejection(present, np.array([]), np.array([])) is None
+    point, usual = operating_point(present, absent), rejection(present, absent, area)  # one threshold everywhere
+    assert usual["threshold"] == point["threshold"] and usual["keep"] == KEEP_PRESENT
+    assert rejection(np.array([-np.inf]), absent, area) is None
+    with pytest.raises(ValueError, match="keep: expected a share"):
+        rejection(present, absent, area, keep=0)

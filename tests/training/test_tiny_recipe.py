@@ -1,5 +1,7 @@
 """Stages at several resolutions, and the recipe from nothing to a loadable checkpoint."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -29,10 +31,9 @@ CLIP = {
 }
 
 
-def config():
-    return SamConfig(
-        vision_config=VISION, mask_decoder_config=DECODER, text_config={"embed_dim": 8, **CLIP["text_cfg"]}
-    )
+def config(**text):
+    text = {"embed_dim": 8, **CLIP["text_cfg"], **text}
+    return SamConfig(vision_config=VISION, mask_decoder_config=DECODER, text_config=text)
 
 
 def test_same_weights_at_another_resolution():
@@ -111,3 +112,33 @@ def test_running_it_again_trains_nothing_and_an_interrupted_stage_goes_on(recipe
         tiny.train(folder, [stages[1], stages[1]])
     with pytest.raises(ValueError, match="'more-clip' goes on from an earlier ClipStage"):
         tiny.train(folder, [stages[-1]])
+
+
+def test_a_stage_of_each_kind_stopped_in_its_middle_goes_on_from_there(tmp_path, monkeypatch):
+    shared = {"size": 48, "steps": 2, "batch": 2, "warmup": 1, "prompts": 3, "absent": 1}
+    stages = (
+        tiny.ClipStage("clip", size=48, steps=2, scenes=3),
+        tiny.Stage("text", seed=1, text=True, options=tiny.WITH_TEXT, **shared),
+        tiny.AlignmentStage("alignment", seed=2, rivals=2, **shared),
+    )
+    options = {"clip_config": CLIP, "num_workers": 0, "font": False, "progress": False, "log_every": 1}
+    whole = tiny.train(tmp_path / "whole", stages, config=config(alignment=True), **options)
+    step, taken = Trainer._one_step, []
+
+    def stopped(self, batches):
+        taken.append((self.output_dir.name, self.step))
+        self._stop = self.step == 0  # as a signal during the first of the two steps would
+        return step(self, batches)
+
+    monkeypatch.setattr(Trainer, "_one_step", stopped)
+    again = [tiny.train(tmp_path / "parts", stages, config=config(alignment=True), **options) for _ in range(4)]
+    assert again[:3] == [None] * 3 and again[3] is not None
+    assert taken == [(name, number) for name in ("clip", "text", "alignment") for number in (0, 1)]
+    once, parts = (load_file(checkpoint / "model.safetensors") for checkpoint in (whole, again[3]))
+    for name, value in once.items():
+        assert torch.equal(value, parts[name]), name
+    before, after = (SamModel.from_pretrained(tmp_path / "whole" / name / "model") for name in ("text", "alignment"))
+    changed = {name for name, value in after.state_dict().items() if not torch.equal(value, before.state_dict()[name])}
+    assert changed and all(name.startswith("prompt_encoder.text_alignment.") for name in changed)
+    lines = (tmp_path / "parts" / "alignment" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2] and "text_alignment_present" in lines[-1]

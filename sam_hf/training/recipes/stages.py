@@ -162,19 +162,7 @@ def run_clip_stage(
     dataset = CropDataset(generator, size=clip.sam_hf_config["vision_cfg"]["image_size"], seed=stage.seed)
     text = clip.sam_hf_config["text_cfg"]
     collate = CropCollate(SamTokenizer(text["vocab_size"], text["context_length"]))
-    config = TrainerConfig(
-        output_dir=folder,
-        max_steps=stage.steps,
-        max_minutes=stage.minutes,
-        batch_size=stage.scenes,
-        lr=stage.lr,
-        warmup_steps=stage.warmup,
-        ema_decay=stage.ema,
-        mixed_precision=mixed_precision,
-        num_workers=num_workers,
-        seed=stage.seed,
-        **trainer_options,
-    )
+    config = _trainer_config(stage, folder, mixed_precision, num_workers, **trainer_options)
     trainer = Trainer(ClipForTraining(clip), dataset, config, collate=collate)
     if not trainer.train(resume=resume):
         return False
@@ -228,19 +216,13 @@ def run_stage(
     trainer = Trainer(
         SamForPromptableTraining(model, options, crop_encoder, means),
         dataset,
-        TrainerConfig(
-            output_dir=folder,
-            max_steps=stage.steps,
-            max_minutes=stage.minutes,
-            batch_size=stage.batch,
-            lr=stage.lr,
-            warmup_steps=stage.warmup,
+        _trainer_config(
+            stage,
+            folder,
+            mixed_precision,
+            num_workers,
             schedule=stage.schedule,
-            ema_decay=stage.ema,
             lr_multipliers=multipliers,
-            mixed_precision=mixed_precision,
-            num_workers=num_workers,
-            seed=stage.seed,
             **trainer_options,
         ),
         collate=stack_samples,
@@ -271,24 +253,34 @@ def run_alignment_stage(
         tokenizer=SamTokenizer(vocab_size=text.vocab_size, context_length=text.context_length),
         seed=stage.seed,
     )
-    config = TrainerConfig(
+    config = _trainer_config(stage, folder, mixed_precision, num_workers, **trainer_options)
+    trainer = Trainer(SamForTextAlignment(model), dataset, config, collate=stack_samples)
+    complete = trainer.train(resume=resume)
+    if complete:
+        trainer.load_average()
+    return complete
+
+
+def _trainer_config(
+    stage: Stage | ClipStage | AlignmentStage,
+    folder: str | Path,
+    mixed_precision: str,
+    num_workers: int,
+    **more: Any,
+) -> TrainerConfig:
+    return TrainerConfig(
         output_dir=folder,
         max_steps=stage.steps,
         max_minutes=stage.minutes,
-        batch_size=stage.batch,
+        batch_size=stage.scenes if isinstance(stage, ClipStage) else stage.batch,
         lr=stage.lr,
         warmup_steps=stage.warmup,
         ema_decay=stage.ema,
         mixed_precision=mixed_precision,
         num_workers=num_workers,
         seed=stage.seed,
-        **trainer_options,
+        **more,
     )
-    trainer = Trainer(SamForTextAlignment(model), dataset, config, collate=stack_samples)
-    complete = trainer.train(resume=resume)
-    if complete:
-        trainer.load_average()
-    return complete
 
 
 def _stage_data(
