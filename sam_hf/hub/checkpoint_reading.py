@@ -14,7 +14,7 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 
-from sam_hf.hub.converted_files import CALIBRATION, UNUSED_WEIGHTS
+from sam_hf.hub.converted_files import CALIBRATION, PROCESSOR_FILES, UNUSED_WEIGHTS
 from sam_hf.hub.hub_folders import find_source
 from sam_hf.hub.meta_names import is_unused, to_meta_names, to_our_names
 from sam_hf.hub.variants import META_DECODER_EPS, TRANSFORMERS_DECODER_EPS, check_variant, infer_config
@@ -23,6 +23,7 @@ from sam_hf.hub.wrapped_weights import find_weights, settle
 from sam_hf.model.configuration_sam import SamConfig
 from sam_hf.model.image_processing_sam import SamImageProcessor
 from sam_hf.model.processing_sam import SamProcessor
+from sam_hf.terminal import first_line
 
 __all__ = ["Checkpoint", "read_checkpoint", "textless"]
 
@@ -31,7 +32,6 @@ SETTINGS = (
     *("do_resize", "do_rescale", "do_normalize", "do_pad", "do_convert_rgb", "resample", "rescale_factor"),
     *("image_mean", "image_std", "size", "pad_size", "mask_size", "mask_pad_size"),
 )
-PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,12 @@ def read_checkpoint(
     key: str | None = None,
     variant: str | None = None,
     revision: str | None = None,
+    token: str | bool | None = None,
     max_bytes: int = MAX_BYTES,
 ) -> Checkpoint:
     """Reads a checkpoint of any layout; arguments and errors as in `conversion.convert`."""
     name = os.fspath(source)
-    place = find_source(name, revision)
+    place = find_source(name, revision, token)
     try:
         record: dict[str, Any] = {}
         said: list[str] = []
@@ -165,5 +166,4 @@ def _sentence(problem: str) -> Iterator[None]:
         OSError,
         ArithmeticError,
     ) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{problem}: {reason}") from None
+        raise ValueError(f"{problem}: {first_line(error)}") from None

@@ -22,17 +22,25 @@ import torch
 from torch import Tensor
 
 from sam_hf.hub.checkpoint_reading import TEXT, Checkpoint, read_checkpoint, textless
-from sam_hf.hub.converted_files import CALIBRATION, is_file_layout, plan_target, write_folder, write_meta_file
+from sam_hf.hub.converted_files import (
+    CALIBRATION,
+    check_apart,
+    is_file_layout,
+    plan_target,
+    write_folder,
+    write_meta_file,
+)
 from sam_hf.hub.meta_names import to_meta_names
-from sam_hf.hub.variants import META_DECODER_EPS, describe
+from sam_hf.hub.variants import check_name, describe, meta_differences
 from sam_hf.hub.weight_files import MAX_BYTES
-from sam_hf.model.configuration_sam import SamConfig, SamTinyViTConfig
+from sam_hf.model.configuration_sam import SamConfig, SamTextConfig, SamTinyViTConfig
 from sam_hf.model.modeling_sam import SamModel
 from sam_hf.model.processing_sam import SamProcessor
 from sam_hf.model.weight_checks import check_finite
 
 __all__ = ["Conversion", "convert"]
 
+ALIGNMENT = "prompt_encoder.text_alignment."
 CLASSES = 1000  # of the classifier that MobileSAM's code expects in its file and never asks
 
 
@@ -68,6 +76,7 @@ def convert(
     config: str | os.PathLike | SamConfig | None = None,
     key: str | None = None,
     revision: str | None = None,
+    token: str | bool | None = None,
     overwrite: bool = False,
     max_bytes: int = MAX_BYTES,
 ) -> Conversion:
@@ -80,11 +89,13 @@ def convert(
             transformers loads. "sam_hf": a folder with whatever the checkpoint has. None: "meta" or "sam_hf", by the
             target's name.
         drop_text: Leave the text branch out, where the layout has no place for it.
-        text_from: Folder of a checkpoint whose text branch is added.
+        text_from: Folder of a checkpoint whose text branch is added; its alignment and its calibration only where
+            both have the same image encoder, weight by weight.
         variant: What the source is said to be ("vit_b", "vit_l", "vit_h", "vit_t", "slimsam_50", "slimsam_77").
         config: A config.json, its folder, or a configuration, for a file whose tensors do not say enough.
         key: Which model of a file with several, e.g. "ema".
         revision: Branch, tag or commit of a Hub id.
+        token: For the Hub; None: the one of the login.
         overwrite: Replace the target.
         max_bytes: Size from which a file is refused.
 
@@ -96,15 +107,17 @@ def convert(
         >>> convert("mobile_sam.pt", "mobile-sam").variant
         'vit_t (TinyViT, widths 64/128/160/320, 1024 px)'
     """
-    place = Path(target).expanduser()
-    is_file = is_file_layout(place, to)
+    given = Path(target).expanduser()
+    is_file = is_file_layout(given, to)
+    check_name(variant)
+    # What is replaced is what a link leads to; "." has no name to write beside.
+    place = Path(os.path.realpath(given)) if given.is_symlink() or given.name in ("", "..") else given
+    check_apart(place, {"source": source, "text_from": text_from, "config": config})
     plan_target(place, is_file, overwrite)
-    options = {"revision": revision, "max_bytes": max_bytes}
-    checkpoint = read_checkpoint(source, config=config, key=key, variant=variant, **options)
-    if place.exists() and Path(source).expanduser().exists() and place.samefile(Path(source).expanduser()):
-        raise ValueError(f"target: {str(place)!r} is the source itself")
+    options = {"token": token, "max_bytes": max_bytes}
+    checkpoint = read_checkpoint(source, config=config, key=key, variant=variant, revision=revision, **options)
     if text_from is not None:
-        checkpoint = _with_text(checkpoint, read_checkpoint(text_from, max_bytes=max_bytes))
+        checkpoint = _with_text(checkpoint, read_checkpoint(text_from, **options))
     layout = "meta" if is_file else to or "sam_hf"
     checkpoint = _fit(checkpoint, layout, drop_text)
     model = _fill(checkpoint)
@@ -126,20 +139,45 @@ def convert(
 
 
 def _with_text(checkpoint: Checkpoint, other: Checkpoint) -> Checkpoint:
-    """A checkpoint with the text branch of another one."""
+    """A checkpoint with the text branch of another one.
+
+    The alignment compares phrases with what the other's image encoder made of pictures, and the calibration is of
+    what came of that: with another encoder they would say anything.
+    """
     text = {name: weight for name, weight in other.weights.items() if name.startswith(TEXT)}
     if other.config.text_config is None or not text:
         raise ValueError(f"text_from: {other.name!r} has no text branch")
     widths = [each.config.prompt_encoder_config.hidden_size for each in (other, checkpoint)]
     if widths[0] != widths[1]:
         raise ValueError(f"text_from: the text branch of {other.name!r} is for {widths[0]} channels, not {widths[1]}")
+    text_config, files = other.config.text_config, checkpoint.files | other.files
+    notes = (*checkpoint.notes, f"the text branch is that of {other.name!r}; it was trained with its decoder")
+    if not _same_encoder(checkpoint, other):
+        lost = [what for what, had in (("alignment", text_config.alignment), ("calibration", other.files)) if had]
+        if lost:
+            notes += (f"its {' and '.join(lost)} stayed behind, being of another image encoder",)
+        text = {name: weight for name, weight in text.items() if not name.startswith(ALIGNMENT)}
+        text_config = SamTextConfig(**text_config.to_dict() | {"alignment": False})
+        # Nor are curves kept of a text branch that is replaced.
+        files = {} if checkpoint.config.text_config is not None else checkpoint.files
     return replace(
         checkpoint,
-        config=_changed(checkpoint.config, text_config=other.config.text_config),
+        config=_changed(checkpoint.config, text_config=text_config),
         weights=textless(checkpoint.weights) | text,
-        processor=SamProcessor(checkpoint.processor.image_processor, text_config=other.config.text_config),
-        files=checkpoint.files | other.files,
-        notes=(*checkpoint.notes, f"the text branch is that of {other.name!r}; it was trained with its decoder"),
+        processor=SamProcessor(checkpoint.processor.image_processor, text_config=text_config),
+        files=files,
+        notes=notes,
+    )
+
+
+def _same_encoder(first: Checkpoint, second: Checkpoint) -> bool:
+    """Whether the image encoders of two checkpoints have the same weights, bit by bit."""
+    one, other = (
+        {name: weight for name, weight in each.weights.items() if name.startswith("vision_encoder.")}
+        for each in (first, second)
+    )
+    return one.keys() == other.keys() and all(
+        weight.dtype == other[name].dtype and torch.equal(weight, other[name]) for name, weight in one.items()
     )
 
 
@@ -203,15 +241,7 @@ def _write_meta(checkpoint: Checkpoint, model: SamModel, place: Path) -> Checkpo
     if isinstance(config.vision_config, SamTinyViTConfig) and not unused:
         blank = _blank_classifier(config, model.dtype)
         notes.append("MobileSAM's code expects a classifier that it never asks: one of zeros was put in")
-    epsilon = config.mask_decoder_config.layer_norm_eps
-    if epsilon != META_DECODER_EPS:
-        notes.append(
-            f"the decoder's layer norms have the epsilon {epsilon:g} here, and {META_DECODER_EPS:g} in Meta's code: "
-            "masks differ slightly there; converted back, they are the same"
-        )
-    for part, expected in ((config.vision_config, "gelu"), (config.mask_decoder_config, "relu")):
-        if part.hidden_act != expected:
-            notes.append(f"Meta's code has {expected} where this checkpoint has {part.hidden_act}: masks will differ")
+    notes += meta_differences(config, checkpoint.processor.image_processor)
     record = {
         "config": json.loads(config.to_json_string(use_diff=False)),
         "image_processor": checkpoint.processor.to_dict()["image_processor"],

@@ -19,14 +19,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sam_hf.hub.weight_files import RECORD, read_json
-from sam_hf.model.atomic_saving import replaced_whole
+from sam_hf.model.atomic_saving import replaced_whole, saved_whole
 from sam_hf.model.modeling_sam import SamModel
 from sam_hf.model.processing_sam import SamProcessor
+from sam_hf.model.remote_code import MODELS, PROCESSORS, source_files
+from sam_hf.terminal import first_line
 
 __all__ = [
     "CALIBRATION",
     "LAYOUTS",
+    "PROCESSOR_FILES",
     "UNUSED_WEIGHTS",
+    "check_apart",
     "is_file_layout",
     "plan_target",
     "write_folder",
@@ -37,10 +41,9 @@ LAYOUTS = ("meta", "transformers", "sam_hf")
 UNUSED_WEIGHTS = "unused_weights.safetensors"
 """In a folder: weights of the source that no part of the model reads, kept for the way back."""
 CALIBRATION = "text_calibration.json"
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 FILE_ENDINGS = (".pth", ".pt")
-# What a converted folder consists of; a folder with anything else in it is never replaced.
-OURS = re.compile(r"[\w.-]*config\.json|[\w.-]+\.safetensors|[\w.-]+\.safetensors\.index\.json|\w+\.py|__pycache__|"
-                  + re.escape(CALIBRATION))  # fmt: skip
+WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
 
 
 def is_file_layout(target: Path, to: str | None) -> bool:
@@ -77,12 +80,44 @@ def plan_target(target: Path, is_file: bool, overwrite: bool) -> None:
         raise ValueError(f"target: cannot look into {str(target)!r}: {error.strerror}") from None
     if not overwrite and (is_file or held):
         raise ValueError(f"target: {str(target)!r} exists already: pass overwrite, or choose another name")
-    foreign = [name for name in held if not OURS.fullmatch(name)]
+    if held and target.samefile(Path.cwd()):
+        raise ValueError(f"target: {str(target)!r} is the working folder, and not empty: choose another name")
+    ours = _converted_files()
+    foreign = [name for name in held if name not in ours and not WEIGHTS.fullmatch(name)]
     if foreign:
         raise ValueError(
             f"target: {str(target)!r} also holds {foreign[0]!r}, which is no part of a converted checkpoint and would "
             "be lost: choose another name"
         )
+
+
+def _converted_files() -> set[str]:
+    """What a converted folder consists of, beside weights; one with anything else in it is never replaced."""
+    described = {"config.json", *PROCESSOR_FILES, UNUSED_WEIGHTS, CALIBRATION, "__pycache__"}
+    return described | {file.name for file in source_files(MODELS | PROCESSORS)}
+
+
+def check_apart(target: Path, sources: Mapping[str, Any]) -> None:
+    """Refuses a target in whose place a source lies, which would be lost.
+
+    Args:
+        target: What is written.
+        sources: Paths, names of the Hub or None, by argument.
+
+    Raises:
+        ValueError: One is the target, or in it.
+    """
+    there = Path(os.path.realpath(target))
+    for argument, source in sources.items():
+        if not isinstance(source, (str, os.PathLike)) or not (place := Path(source).expanduser()).exists():
+            continue
+        found = Path(os.path.realpath(place))
+        if found == there:
+            raise ValueError(f"target: {str(target)!r} is the {argument} itself")
+        if there in found.parents:
+            raise ValueError(
+                f"target: the {argument} {os.fspath(source)!r} lies in {str(target)!r}, and would be lost"
+            )
 
 
 def write_folder(
@@ -106,7 +141,9 @@ def write_folder(
     Raises:
         ValueError: The disk refuses; then nothing has changed.
     """
-    with _refusals(target), replaced_whole(target) as aside:
+    empty = target.is_dir() and not os.listdir(target)  # it may be the working folder: it stays, and is filled
+    with _refusals(target), (saved_whole if empty else replaced_whole)(target) as place:
+        aside = Path(place)
         model.save_pretrained(aside)
         config = read_json(aside / "config.json") | {"dtype": str(dtype).removeprefix("torch.")}
         (aside / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -152,5 +189,5 @@ def _refusals(target: Path):
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:  # torch's writer says it by a RuntimeError
-        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise ValueError(f"target: cannot write {str(target)!r}: {reason}") from error

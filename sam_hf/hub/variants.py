@@ -19,9 +19,11 @@ __all__ = [
     "META_DECODER_EPS",
     "TRANSFORMERS_DECODER_EPS",
     "VARIANTS",
+    "check_name",
     "check_variant",
     "describe",
     "infer_config",
+    "meta_differences",
     "variant_of",
 ]
 
@@ -30,6 +32,23 @@ TRANSFORMERS_DECODER_EPS = 1e-6
 """Epsilon of the layer norms in the two-way blocks: torch's default in Meta's code, another one in transformers'."""
 META_DECODER_HEADS = 8
 MOBILE_SAM_SIZE = 1024
+
+# What Meta's and MobileSAM's code have built in, and no tensor tells; a shape that differs would not load there.
+META_SETTINGS = (
+    ("mask_decoder_config.num_attention_heads", META_DECODER_HEADS),
+    ("mask_decoder_config.layer_norm_eps", META_DECODER_EPS),
+    ("mask_decoder_config.hidden_act", "relu"),
+    ("prompt_encoder_config.layer_norm_eps", 1e-6),
+    ("prompt_encoder_config.hidden_act", "gelu"),
+    ("vision_config.hidden_act", "gelu"),
+    ("image_processor.image_mean", (123.675 / 255, 116.28 / 255, 103.53 / 255)),
+    ("image_processor.image_std", (58.395 / 255, 57.12 / 255, 57.375 / 255)),
+    ("image_processor.rescale_factor", 1 / 255),
+    ("image_processor.do_rescale", True),
+    ("image_processor.do_normalize", True),
+)
+VIT_SETTINGS = (("vision_config.layer_norm_eps", 1e-6),)
+TINY_VIT_SETTINGS = (("vision_config.image_size", MOBILE_SAM_SIZE), ("vision_config.strides", (2, 2, 1)))
 
 VARIANTS = {
     "vit_b": (768, 12, 3072),
@@ -105,6 +124,56 @@ def describe(config: SamConfig) -> str:
     return f"{name} ({sizes}, {vision.image_size} px)"
 
 
+def meta_differences(config: SamConfig, images: Any) -> list[str]:
+    """What changes masks in Meta's code, or MobileSAM's, where its settings are not the checkpoint's; one note each.
+
+    Args:
+        config: The checkpoint's.
+        images: Its image processor.
+    """
+    is_tiny = isinstance(config.vision_config, SamTinyViTConfig)
+    code = "MobileSAM's code" if is_tiny else "Meta's code"
+    notes = []
+    for name, expected in META_SETTINGS + (TINY_VIT_SETTINGS if is_tiny else VIT_SETTINGS):
+        part, field = name.split(".")
+        here = getattr(images if part == "image_processor" else getattr(config, part), field)
+        if not _alike(here, expected):
+            notes.append(
+                f"{name} is {_shown(here)} here, and {_shown(expected)} in {code}: masks differ there; converted "
+                "back, they are the same"
+            )
+    return notes
+
+
+def _alike(here: Any, expected: Any) -> bool:
+    if isinstance(expected, tuple) and isinstance(here, (list, tuple)):
+        return len(here) == len(expected) and all(map(_alike, here, expected))
+    if isinstance(expected, float) and isinstance(here, (int, float)):
+        return math.isclose(here, expected, rel_tol=1e-5)
+    return here == expected
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_shown, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def check_name(variant: str | None) -> None:
+    """Refuses a variant that there is none of.
+
+    Raises:
+        ValueError: It has another name.
+    """
+    if variant is not None and _spelt(variant) not in VARIANTS:
+        raise ValueError(f"variant: expected one of {', '.join(VARIANTS)}; got {variant!r}")
+
+
+def _spelt(variant: str) -> str:
+    spelt = str(variant).lower().replace("-", "_")
+    return SYNONYMS.get(spelt, spelt)
+
+
 def check_variant(given: str | None, config: SamConfig, name: str) -> None:
     """Refuses a checkpoint that is not the variant it was said to be.
 
@@ -113,10 +182,8 @@ def check_variant(given: str | None, config: SamConfig, name: str) -> None:
     """
     if given is None:
         return
-    spelt = given.lower().replace("-", "_")
-    wanted = SYNONYMS.get(spelt, spelt)
-    if wanted not in VARIANTS:
-        raise ValueError(f"variant: expected one of {', '.join(VARIANTS)}; got {given!r}")
+    check_name(given)
+    wanted = _spelt(given)
     if wanted != variant_of(config):
         raise ValueError(f"{name!r} is no {wanted}: its weights are those of {describe(config)}")
 

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sam_hf.model.weight_checks import check_weight_files
+from sam_hf.terminal import first_line
 
 __all__ = [
     "FOLDER_WEIGHTS",
@@ -81,10 +82,7 @@ def read_weight_file(path: Path, max_bytes: int = MAX_BYTES) -> tuple[Any, dict[
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except Exception as error:  # a broken or malicious file fails in many ways, and every one of them is final
         raise ValueError(_why_refused(path, error)) from None
-    try:
-        total = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(content))
-    except RecursionError:
-        raise ValueError(f"{str(path)!r} nests too deeply, or without an end: no checkpoint") from None
+    total = _size_of(content)
     if total > max_bytes:
         raise ValueError(f"{str(path)!r} unfolds to {total >> 20} MB of tensors, over the cap of {max_bytes >> 20} MB")
     return content, record
@@ -108,14 +106,24 @@ def read_folder_weights(folder: Path, max_bytes: int = MAX_BYTES) -> tuple[dict[
         if not isinstance(shards, dict) or not all(is_plain_name(shard) for shard in shards.values()):
             raise ValueError(f"{str(folder / found)!r} has no map from weights to files of its own folder")
         names = sorted(set(shards.values()))
-    weights: dict[str, Tensor] = {}
     for name in names:
         if not (folder / name).is_file():
             raise ValueError(f"the folder {str(folder)!r} lacks the shard {name!r} that {found!r} names")
+    size = sum((folder / name).stat().st_size for name in names)
+    if size > max_bytes:
+        raise ValueError(f"the folder {str(folder)!r} has {size >> 20} MB, over the cap of {max_bytes >> 20} MB")
+    weights: dict[str, Tensor] = {}
+    for name in names:
         content, _ = read_weight_file(folder / name, max_bytes)
         if not isinstance(content, Mapping):
             raise ValueError(f"{str(folder / name)!r} holds a {type(content).__name__} instead of weights by name")
+        twice = sorted(set(weights) & set(content), key=str)
+        if twice:
+            raise ValueError(f"the weight {twice[0]!r} of {str(folder / name)!r} is in another shard as well")
         weights.update(content)
+    unfolded = _size_of(weights)
+    if unfolded > max_bytes:
+        raise ValueError(f"{str(folder)!r} unfolds to {unfolded >> 20} MB, over the cap of {max_bytes >> 20} MB")
     lacking = sorted(set(shards) - set(weights)) if found.endswith(".index.json") else []
     if lacking:
         raise ValueError(f"{found!r} promises {lacking[0]!r}, and {len(lacking) - 1} more, that no shard holds")
@@ -136,7 +144,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ValueError(f"cannot read {str(path)!r}: {error.strerror}") from None
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{str(path)!r} is no JSON: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"{str(path)!r} is no JSON: {first_line(error)}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{str(path)!r} must hold a JSON object, got {type(content).__name__}")
     return content
@@ -161,8 +169,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{str(path)!r} is damaged, or no safetensors file: {reason}") from None
+        raise ValueError(f"{str(path)!r} is damaged, or no safetensors file: {first_line(error)}") from None
 
 
 def _read_record(path: Path, max_bytes: int) -> dict[str, Any]:
@@ -229,15 +236,21 @@ def _globals(file: BinaryIO) -> Iterator[str]:
             texts.append(memo[argument])
 
 
-def _tensors(content: Any) -> Iterator[Tensor]:
-    if isinstance(content, Tensor):
-        yield content
-    elif isinstance(content, Mapping):
-        for value in content.values():
-            yield from _tensors(value)
-    elif isinstance(content, (list, tuple)):
-        for value in content:
-            yield from _tensors(value)
+def _size_of(content: Any) -> int:
+    """Bytes of the tensors in nested containers; each is looked into once, however often it is held."""
+    waiting, seen, total = [content], set(), 0
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Tensor):
+            total += value.numel() * value.element_size()
+        elif isinstance(value, Mapping):
+            waiting.extend(value.values())
+        elif isinstance(value, (list, tuple, set, frozenset)):
+            waiting.extend(value)
+    return total
 
 
 def is_plain_name(name: Any) -> bool:

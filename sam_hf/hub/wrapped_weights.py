@@ -66,11 +66,12 @@ def settle(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Ten
             pixels[name] = tensor
         elif not name.endswith((".attention_bias_idxs", ".attn.ab")):  # TinyViT's tables, made from other weights
             settled[name] = tensor.detach()
-    for name, tensor in settled.items():
-        plain = tensor.layout == torch.strided and not tensor.is_quantized
-        if not plain or tensor.dtype in (torch.bool, torch.complex64, torch.complex128) or tensor.itemsize < 2:
+    for name, tensor in (settled | pixels).items():
+        plain = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
+        counts = name.endswith(".num_batches_tracked") or name in pixels  # these may be integers
+        if not plain or tensor.itemsize < 2 or not (tensor.is_floating_point() or counts) or tensor.is_complex():
             kind = str(tensor.dtype).removeprefix("torch.")
-            raise ValueError(f"the weight {name!r} is quantized, sparse or of a kind that cannot be kept: {kind}")
+            raise ValueError(f"the weight {name!r} is quantized, sparse, empty or no floating point number: {kind}")
     if TIE in settled and TIED in settled and not _same(settled[TIE], settled[TIED]):
         raise ValueError(
             f"{TIE!r} and {TIED!r} are one matrix in SAM, but differ here: such a checkpoint cannot be converted"
@@ -82,13 +83,18 @@ def settle(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Ten
     return {name: tensor.contiguous() for name, tensor in settled.items()}, pixels, notes
 
 
-def _places(content: Mapping, place: str = "", depth: int = 0) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    names = {name: value for name, value in content.items() if isinstance(name, str)}
-    if any(isinstance(value, Tensor) for value in names.values()):
-        yield place, names
-    for name, value in names.items() if depth < DEEPEST else ():
-        if isinstance(value, Mapping):
-            yield from _places(value, f"{place}.{name}" if place else name, depth + 1)
+def _places(content: Mapping) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Mappings that hold tensors, and where; one that is held several times is looked into once."""
+    waiting, seen = [("", content, 0)], {id(content)}
+    while waiting:
+        place, held, depth = waiting.pop(0)
+        names = {name: value for name, value in held.items() if isinstance(name, str)}
+        if any(isinstance(value, Tensor) for value in names.values()):
+            yield place, names
+        for name, value in names.items() if depth < DEEPEST else ():
+            if isinstance(value, Mapping) and id(value) not in seen:
+                seen.add(id(value))
+                waiting.append((f"{place}.{name}" if place else name, value, depth + 1))
 
 
 def _without_prefixes(tensors: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor]:

@@ -11,10 +11,10 @@ from meta_twin import VITS, meta_of
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from sam_hf import SamConfig, SamModel, SamPredictor, SamProcessor, cli
+from sam_hf import SamConfig, SamImageProcessor, SamModel, SamPredictor, SamProcessor, cli
 from sam_hf.hub.conversion import convert
 from sam_hf.hub.meta_names import TIED, to_meta_names, to_our_names
-from sam_hf.hub.variants import VARIANTS, check_variant, infer_config
+from sam_hf.hub.variants import VARIANTS, check_variant, infer_config, meta_differences
 
 VISION = {
     "hidden_size": 24,
@@ -33,12 +33,12 @@ TEXT = {"embed_dim": 8, "context_length": 16, "vocab_size": 600, "width": 16, "h
 TOLERANCE = 1e-5  # of the range of the logits
 
 
-def random_model(seed=0, decoder=None, text=False, **vision):
+def random_model(seed=0, decoder=None, text=False, alignment=False, **vision):
     """A small model in which every weight matters."""
     config = SamConfig(
         vision_config=VISION | vision,
         mask_decoder_config=DECODER | (decoder or {}),
-        text_config=TEXT if text else None,
+        text_config=TEXT | {"alignment": alignment} if text else None,
     )
     model = SamModel(config)
     generator = torch.Generator().manual_seed(seed)
@@ -165,6 +165,44 @@ def test_what_no_tensor_tells_comes_back_too(tmp_path):
         assert torch.equal(got, expected)
 
 
+NOTED = {
+    "mask_decoder_config.num_attention_heads": 2,
+    "mask_decoder_config.layer_norm_eps": 1e-6,
+    "mask_decoder_config.hidden_act": "gelu",
+    "prompt_encoder_config.layer_norm_eps": 1e-5,
+    "prompt_encoder_config.hidden_act": "relu",
+    "vision_config.hidden_act": "relu",
+    "vision_config.layer_norm_eps": 1e-5,
+    "image_processor.image_mean": [0.5, 0.5, 0.5],
+    "image_processor.image_std": [0.5, 0.5, 0.5],
+    "image_processor.rescale_factor": 1 / 127.5,
+    "image_processor.do_rescale": False,
+    "image_processor.do_normalize": False,
+}
+
+
+def differences(vision, name=None, value=None):
+    config, images = SamConfig(vision_config=vision, mask_decoder_config={"layer_norm_eps": 1e-5}), SamImageProcessor()
+    if name is not None:
+        part, field = name.split(".")
+        setattr(images if part == "image_processor" else getattr(config, part), field, value)
+    return meta_differences(config, images)
+
+
+@pytest.mark.parametrize("name", NOTED)
+def test_what_metas_code_has_otherwise_is_said(name):
+    (note,) = differences(VISION, name, NOTED[name])
+    assert note.startswith(f"{name} is ") and "in Meta's code" in note
+
+
+@pytest.mark.parametrize(("name", "value"), [("image_size", 512), ("strides", [2, 2, 2])])
+def test_what_mobile_sams_code_has_otherwise_is_said(name, value):
+    vision = {"model_type": "sam_tiny_vit"}
+    (note,) = differences(vision, f"vision_config.{name}", value)
+    assert note.startswith(f"vision_config.{name} is ") and "in MobileSAM's code" in note
+    assert not differences(vision) and not differences(VISION)
+
+
 def test_both_names_of_the_shared_matrix(model, tmp_path):
     weights = dict(model.state_dict())
     meta_weights = to_meta_names(weights)
@@ -279,6 +317,35 @@ def test_text_goes_only_when_told_to(text_folder, tmp_path):
         assert any(name.startswith("prompt_encoder.text_") for name in file.keys())  # noqa: SIM118
     assert SamProcessor.from_pretrained(tmp_path / "again").text_config["vocab_size"] == TEXT["vocab_size"]
     assert transformers.AutoConfig.from_pretrained(tmp_path / "again").model_type == "sam_hf"
+
+
+def test_what_was_fitted_to_the_others_image_encoder_stays_behind(tmp_path):
+    curves = {"learned": {"slope": 1.0, "offset": 0.0, "threshold": 0.5}}
+    donor = random_model(text=True, alignment=True)
+    donor.save_pretrained(tmp_path / "donor")
+    (tmp_path / "donor/text_calibration.json").write_text(json.dumps(curves))
+    convert(tmp_path / "donor", tmp_path / "same", to="transformers", drop_text=True)
+    done = convert(tmp_path / "same", tmp_path / "whole", text_from=tmp_path / "donor")
+    assert same(load_file(tmp_path / "whole/model.safetensors"), load_file(tmp_path / "donor/model.safetensors"))
+    assert json.loads((tmp_path / "whole/text_calibration.json").read_text()) == curves
+    assert not any("stayed behind" in note for note in done.notes)
+
+    own = {"dense/x": curves["learned"]}
+    random_model(seed=1).save_pretrained(tmp_path / "other")
+    (tmp_path / "other/text_calibration.json").write_text(json.dumps(own))
+    done = convert(tmp_path / "other", tmp_path / "mixed", text_from=tmp_path / "donor")
+    assert "its alignment and calibration stayed behind, being of another image encoder" in done.notes
+    mixed, report = SamModel.from_pretrained(tmp_path / "mixed", output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    assert mixed.config.text_config.alignment is False and mixed.prompt_encoder.text_alignment is None
+    tower = donor.prompt_encoder.text_encoder.state_dict()
+    assert same(mixed.prompt_encoder.text_encoder.state_dict(), tower)
+    assert json.loads((tmp_path / "mixed/text_calibration.json").read_text()) == own  # of what it has kept
+
+    random_model(seed=2, text=True).save_pretrained(tmp_path / "third")
+    (tmp_path / "third/text_calibration.json").write_text(json.dumps(curves))
+    convert(tmp_path / "third", tmp_path / "replaced", text_from=tmp_path / "donor")
+    assert not (tmp_path / "replaced/text_calibration.json").exists()
 
 
 def run(*arguments):

@@ -15,6 +15,7 @@ from transformers import AutoModel, AutoProcessor
 from sam_hf import SamConfig, SamModel, SamPredictor
 from sam_hf.hub.conversion import convert
 from sam_hf.hub.meta_names import to_meta_names
+from sam_hf.hub.variants import check_variant, infer_config
 from sam_hf.model.checkpoint_names import EMBEDDED_FOLDER
 
 SIZES = {
@@ -138,18 +139,39 @@ def test_its_layout_its_numbers_and_back(tmp_path):
     assert SamModel.from_pretrained(tmp_path / "again").config.vision_config.image_size == 112
 
 
-@torch.no_grad()
-def test_the_published_file_is_recognised(tmp_path):
-    with torch.random.fork_rng(devices=[]):
-        weights = mobile_sam_weights(PUBLISHED)
-    torch.save(weights, tmp_path / "mobile_sam.pt")
+def test_the_published_file_is_recognised():
+    """Its shapes, written down from MobileSAM's own build function; no values."""
+    published = {
+        "model_type": "sam_tiny_vit",
+        "embed_dims": [64, 128, 160, 320],
+        "depths": [2, 2, 6, 2],
+        "num_heads": [2, 4, 5, 10],
+        "window_sizes": [7, 7, 14, 7],
+        "strides": [2, 2, 1],
+        "image_size": 1024,
+    }
+    with torch.device("meta"):
+        weights = to_meta_names(SamModel(SamConfig(vision_config=published)).state_dict())
+    config, notes = infer_config(weights)
+    for name, value in published.items():
+        assert getattr(config.vision_config, name) == value, name
+    vision, decoder = config.vision_config, config.mask_decoder_config
+    assert (vision.mlp_ratio, vision.mbconv_expand_ratio, vision.local_conv_size, vision.patch_size) == (4, 4, 3, 16)
+    assert (vision.output_channels, vision.num_pos_feats, config.prompt_encoder_config.image_size) == (256, 128, 1024)
+    assert (decoder.num_attention_heads, decoder.mlp_dim, decoder.layer_norm_eps) == (8, 2048, 1e-5)
+    assert len(notes) == 1 and "1024 px and strides 2, 2, 1 assumed" in notes[0]
+    check_variant("mobile_sam", config, "mobile_sam.pt")
     with pytest.raises(ValueError, match=r"no vit_b: its weights are those of vit_t \(TinyViT, widths 64/128/160/320"):
-        convert(tmp_path / "mobile_sam.pt", tmp_path / "folder", variant="vit_b")
-    convert(tmp_path / "mobile_sam.pt", tmp_path / "folder", variant="mobile_sam")
-    config = AutoModel.from_pretrained(tmp_path / "folder").config
-    expected = SamConfig(vision_config=PUBLISHED).vision_config.to_diff_dict() | {"dtype": "float32"}
-    assert config.vision_config.to_diff_dict() == expected
-    assert (config.vision_config.image_size, config.vision_config.patch_size) == (1024, 16)
+        check_variant("vit_b", config, "mobile_sam.pt")
+
+
+def test_its_processor_and_its_layouts(tmp_path):
+    """Widths and depths are small; what no tensor tells is MobileSAM's."""
+    with torch.random.fork_rng(devices=[]):
+        weights = mobile_sam_weights(SIZES)
+    torch.save(weights, tmp_path / "mobile_sam.pt")
+    convert(tmp_path / "mobile_sam.pt", tmp_path / "folder")
+    assert AutoModel.from_pretrained(tmp_path / "folder").config.vision_config.image_size == 1024
     images = AutoProcessor.from_pretrained(tmp_path / "folder").image_processor
     assert images.size == {"longest_edge": 1024} and images.pad_size == {"height": 1024, "width": 1024}
     assert list(images.image_mean) == pytest.approx([123.675 / 255, 116.28 / 255, 103.53 / 255])

@@ -7,6 +7,7 @@ from argparse import Namespace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from sam_hf import SamConfig, SamModel, SamProcessor
 from sam_hf.hub.conversion import convert
@@ -112,9 +113,30 @@ def test_damaged_files(weights, tmp_path):
     endless = []
     endless.append(endless)
     torch.save(endless, "endless.pth")
-    assert "without an end" in refused("endless.pth")
+    assert "got a list" in refused("endless.pth")
     torch.save({"huge": torch.zeros(1).expand(1 << 40)}, "wide.pth")
     assert "unfolds" in refused("wide.pth")
+
+
+@pytest.mark.parametrize("kind", [list, dict])
+def test_containers_that_are_held_many_times_are_looked_into_once(kind):
+    """A few KB that are 100 ** 40 things to who follows every path."""
+    held = [torch.ones(1)] if kind is list else {"w": torch.ones(1)}
+    for _ in range(40):
+        held = [held] * 100 if kind is list else dict.fromkeys(map(str, range(100)), held)
+    torch.save(held, "bomb.pth")
+    assert os.path.getsize("bomb.pth") < 100_000
+    assert "got a list" in refused("bomb.pth") if kind is list else "no SAM weights" in refused("bomb.pth")
+
+
+def test_shards(model):
+    model.save_pretrained("shards", max_shard_size="20KB")
+    first, second = sorted(name for name in os.listdir("shards") if "-of-" in name)[:2]
+    size = sum(entry.stat().st_size for entry in os.scandir("shards") if entry.name.endswith(".safetensors"))
+    assert "over the cap" in refused("shards", max_bytes=size - 1)  # no file alone is
+    taken = load_file(f"shards/{first}")
+    save_file(load_file(f"shards/{second}") | dict([next(iter(taken.items()))]), f"shards/{second}")
+    assert f"the weight {next(iter(taken))!r} of" in refused("shards")
 
 
 CHANGES = {
@@ -127,6 +149,9 @@ CHANGES = {
     "beside": (lambda w: [w.update({f"sam.{n}": w.pop(n)}) for n in list(w)] + [w.update(x=torch.ones(1))], "'x'"),
     "gap": (lambda w: [w.pop(n) for n in list(w) if ".blocks.0." in n], "gaps"),
     "quantized": (lambda w: w.update({"image_encoder.neck.3.bias": torch.ones(32, dtype=torch.int8)}), "int8"),
+    "integers": (lambda w: w.update({"image_encoder.neck.3.bias": torch.ones(32, dtype=torch.int64)}), "int64"),
+    "no values": (lambda w: w.update({"image_encoder.neck.3.bias": torch.ones(32, device="meta")}), "neck.3.bias"),
+    "pixels": (lambda w: w.update(pixel_mean=torch.ones(3).to_sparse()), "'pixel_mean' is quantized, sparse"),
     "flat": (lambda w: w.update({"image_encoder.patch_embed.proj.weight": torch.ones(3)}), "must have 4 dimensions"),
     "heads": (lambda w: w.update({"mask_decoder.transformer.layers.0.cross_attn_token_to_image.q_proj.weight":
                                   torch.ones(12, 32)}), "8 heads"),
@@ -219,3 +244,54 @@ def test_targets(model, tmp_path, monkeypatch):
         convert("folder", "sam.pth", overwrite=True)
     assert sorted(os.listdir("copy")) == before and (tmp_path / "sam.pth").read_bytes() == kept
     assert sorted(os.listdir()) == ["copy", "folder", "mine", "sam.pth"]
+
+
+@pytest.mark.parametrize(
+    "name", ["train.py", "adapter_model.safetensors", "adapter_config.json", "training_config.json"]
+)
+def test_what_no_conversion_writes_is_never_replaced(model, tmp_path, name):
+    model.save_pretrained("folder")
+    convert("folder", "copy")
+    (tmp_path / "copy" / name).write_text("mine")
+    with pytest.raises(ValueError, match=name):
+        convert("folder", "copy", overwrite=True)
+    assert (tmp_path / "copy" / name).read_text() == "mine"
+
+
+def test_sources_in_the_target_are_not_lost(model, tmp_path):
+    model.save_pretrained("folder")
+    convert("folder", "sam.pth")
+    before = (tmp_path / "folder/model.safetensors").read_bytes()
+    for source, options in (
+        ("folder/model.safetensors", {}),
+        ("sam.pth", {"config": "folder/config.json"}),
+        ("sam.pth", {"text_from": "folder"}),
+    ):
+        with pytest.raises(ValueError, match="would be lost|is the text_from itself"):
+            convert(source, "folder", overwrite=True, **options)
+    assert (tmp_path / "folder/model.safetensors").read_bytes() == before
+
+
+def test_links_and_the_working_folder(model, tmp_path, monkeypatch):
+    model.save_pretrained("folder")
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "link.pth").symlink_to("real.pth")
+    convert("folder", "link")
+    convert("folder", "link.pth")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real/model.safetensors").is_file()
+    assert (tmp_path / "link.pth").is_symlink() and (tmp_path / "real.pth").is_file()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    convert("../folder", ".")
+    assert os.getcwd() == str(tmp_path / "here") and "model.safetensors" in os.listdir()
+    with pytest.raises(ValueError, match="working folder"):
+        convert("../folder", ".", overwrite=True)
+
+
+def test_words_are_checked_before_anything_is_read(monkeypatch):
+    monkeypatch.setattr("sam_hf.hub.conversion.read_checkpoint", None)
+    with pytest.raises(ValueError, match="variant: expected one of vit_b, .* got 'vit_x'"):
+        convert("org/huge", "target", variant="vit_x")
+    with pytest.raises(ValueError, match="to: expected one of"):
+        convert("org/huge", "target", to="onnx")
