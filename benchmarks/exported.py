@@ -22,9 +22,11 @@ import onnxruntime
 import peers
 import timing
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from sam_hf import SamModel
 from sam_hf.data.synthetic import SceneGenerator
+from sam_hf.hub.exported_parts import OnePieceDecoder, PerClick, PerImage
 from sam_hf.hub.onnx_export import SUFFIXES, export_onnx
 from sam_hf.hub.program_export import export_program, load_program
 
@@ -68,6 +70,7 @@ def measure(name: str, folder: Path, arguments: argparse.Namespace) -> None:
     full = [of_torch(built.ours, click) for click in clicks]
     truth = np.mean([iou(masks, click["truth"]) for masks, click in zip(full, clicks, strict=True)])
     print(f"{name}: IoU with the truth {truth:.4f} in PyTorch, float32, {len(clicks)} scenes")
+    print(f"{name}: GFLOP of one click: {operations(bare, built)}")
     for dtype in arguments.dtype:
         for part in parts:
             size = f"{_path(folder, part, dtype).stat().st_size / MIB:.2f} MiB"
@@ -87,6 +90,29 @@ def measure(name: str, folder: Path, arguments: argparse.Namespace) -> None:
                     "exported", model=name, what=ASKED.get(part, part), dtype=dtype, batch=1, peer=peer,
                     ratio=ratio, spread=spread, rounds=arguments.rounds, quality=quality, note=size,
                 )  # fmt: skip
+
+
+@torch.no_grad()
+def operations(bare: SamModel, built: peers.Peers) -> str:
+    """Multiplications and additions of one point by each decoder, 2 per product of two numbers."""
+    for model in (bare, built.stock):  # the counter wants either gradients or none
+        model.requires_grad_(False)
+    image, click, whole = PerImage(bare), PerClick(bare), OnePieceDecoder(bare)
+    embedding, mask, none = image.examples()
+    shared, point, label = image(embedding, mask, none), torch.zeros(1, 1, 2), torch.ones(1, 1, dtype=torch.long)
+    text = () if click.text_width is None else (torch.zeros(1, click.text_width),)
+    runs = {
+        "as published": lambda: built.stock(image_embeddings=embedding, input_points=point[None]),
+        "in one piece": lambda: whole(embedding, embedding, point[None], label[None]),
+        "decoder_per_image": lambda: image(embedding, mask, none),
+        "decoder_per_click": lambda: click(*shared, point, label, *text),
+    }
+    counted = []
+    for what, run in runs.items():
+        with FlopCounterMode(display=False) as counter:
+            run()
+        counted.append(f"{what} {counter.get_total_flops() / 1e9:.2f}")
+    return ", ".join(counted)
 
 
 def _bare(model: SamModel) -> SamModel:

@@ -5,8 +5,8 @@ image tokens (n or 1,h*w,C), tokens (n,T,C) -> predicted IoU (n,K), mask logits 
 Read sam_hf/model/mask_decoder.py first. This is the same network by the identities of few_token_attention.py and
 mask_upscaling.py: tokens come to the image and no image token is projected, and a transposed convolution of stride 2
 is a linear layer. Unlike there, nothing is written in place, nothing depends on the device, and every weight is a
-constant matrix behind a product, which is what quantisation looks for. At ViT-B's sizes one point costs 2.1 GFLOP
-instead of 3.6, and 1.7 when `first_block` was computed beforehand (docs/export.md).
+constant matrix behind a product, which is what quantisation looks for. At ViT-B's sizes one point costs 2.0 GFLOP
+instead of 3.6, and 1.6 when `first_block` was computed beforehand (docs/export.md).
 
 Source: Segment Anything, App. A. Differs in: hidden tokens get -10000 instead of minus infinity, which float16 and
 browsers' GPUs handle alike and which no logit comes near.
