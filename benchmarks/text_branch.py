@@ -22,7 +22,11 @@ from sam_hf.training.recipes.text_branch import TextRun, text_model, train, writ
 from sam_hf.training.recipes.text_presets import PRESETS, Changes
 
 ROWS = ("phrase", "phrase_oracle", "phrase_click", "click_1", "click_3", "box")
-TEXT_SOURCES = {"real phrases": {"text": 1.0}}  # beside the presets
+# Beside the presets: a preset with other vectors than its own.
+TEXT_SOURCES = {
+    "real phrases": ("interpolation", {"text": 1.0}),
+    "projection, between": ("projection", {"interpolation": 1.0}),
+}
 
 
 def examine(folder: Path, name: str, scenes: int, font: str | bool | None) -> dict:
@@ -35,7 +39,7 @@ def one_run(name: str, arguments: argparse.Namespace, output: Path) -> Path:
     """The checkpoint that a preset makes."""
     fields = {"steps": arguments.steps, "batch": arguments.batch, "scale_range": None}
     fields |= {"warmup": min(100, arguments.steps // 5), "min_side": arguments.min_side, "masks": arguments.masks}
-    preset, sources = (name, None) if name in PRESETS else ("interpolation", TEXT_SOURCES[name])
+    preset, sources = (name, None) if name in PRESETS else TEXT_SOURCES[name]
     run = TextRun(
         model=arguments.model,
         clip=arguments.clip,
