@@ -3,6 +3,9 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+import torch
 
 from sam_hf.hub.exported_parts import PARTS, VisionEncoder
 from sam_hf.hub.onnx_export import SUFFIXES, export_onnx, require_onnx
@@ -17,31 +20,49 @@ PRECISIONS = ("float32", "float16", "bfloat16")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Export a checkpoint to run without this package: for browsers, other languages, or compiled for this machine."""
     options = _parser().parse_args(arguments)
-    if options.kind == "onnx":
-        require_onnx("int8" in options.dtype)  # said before anything is loaded
-        model = _load(options.model, options.revision)
-        with progress("exporting") as report:
-            files = export_onnx(
-                model,
-                options.folder,
-                options.part,
-                options.dtype,
-                single_mask=options.single_mask,
-                overwrite=options.overwrite,
-                report=report,
-            )
+    onnx = options.kind == "onnx"
+    if onnx:
+        require_onnx("int8" in options.dtype)  # said before anything is loaded, as the next one is
     else:
-        if options.kind == "aoti" and options.device == "cpu":
-            require_compiler()
-        model = _load(options.model, options.revision, options.dtype).to(options.device)
-        with progress(f"exporting {options.part}" + (", compiled" if options.kind == "aoti" else "")):
-            compiled = options.kind == "aoti"
-            files = [export_program(model, options.file, options.part, compiled=compiled, overwrite=options.overwrite)]
+        _check_device(options)
+    model = _load(options.model, options.revision, "float32" if onnx else options.dtype)
+    try:
+        files = _export_onnx(model, options) if onnx else _export_program(model, options)
+    except RuntimeError as error:  # torch's exporters, and a device without memory
+        raise ValueError(f"cannot export {options.model!r}: {first_line(error)}") from error
     for file in files:
         beside = file.with_name(f"{file.name}_data")
         size = sum(path.stat().st_size for path in (file, beside) if path.exists())
         print_line(f"{file}: {size / MIB:.1f} MiB" + (f", weights in {beside.name}" if beside.exists() else ""))
     return 0
+
+
+def _export_onnx(model: SamModel, options: argparse.Namespace) -> list[Path]:
+    words = {"single_mask": options.single_mask, "overwrite": options.overwrite}
+    with progress("exporting") as report:
+        return export_onnx(model, options.folder, options.part, options.dtype, report=report, **words)
+
+
+def _export_program(model: SamModel, options: argparse.Namespace) -> list[Path]:
+    compiled = options.kind == "aoti"
+    words = {"compiled": compiled, "overwrite": options.overwrite}
+    with progress(f"exporting {options.part}" + (", compiled" if compiled else "")):
+        return [export_program(model.to(options.device), options.file, options.part, **words)]
+
+
+def _check_device(options: argparse.Namespace) -> None:
+    """Refuse what this machine cannot run.
+
+    Raises:
+        ValueError: There is no such device.
+        OSError: A compiler is needed, and absent.
+    """
+    try:
+        torch.empty(0, device=options.device)
+    except (RuntimeError, AssertionError, ImportError, NotImplementedError) as error:
+        raise ValueError(f"--device {options.device} cannot be used here: {first_line(error)}") from error
+    if options.kind == "aoti" and options.device == "cpu":
+        require_compiler()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -20,7 +20,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,14 +74,26 @@ def export_onnx(
     present = [path.name for _, _, path in wanted if path.exists()]
     if present and not overwrite:
         raise ValueError(f"`folder` has {', '.join(present)} already: choose another one, or overwrite")
-    folder.mkdir(parents=True, exist_ok=True)
     model = copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(False)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as workplace:
+    with made_folder(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as workplace:
         for name in names:
             with torch.no_grad():
                 part = MetaDecoder(model, single_mask) if name == MetaDecoder.name else PARTS[name](model)
             _export_part(part.eval(), dtypes, Path(workplace), folder, report)
     return [path for _, _, path in wanted]
+
+
+@contextmanager
+def made_folder(folder: Path) -> Iterator[None]:
+    """A folder that is there in the block; one made for it goes again if nothing was put into it."""
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        for place in made:
+            with suppress(OSError):  # it holds files
+                place.rmdir()
 
 
 def check_request(model: SamModel, parts: Iterable[str] | None, dtypes: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -154,6 +166,10 @@ def _export_part(
     made += whole if "float32" in dtypes else []
     for file in made:
         os.replace(file, folder / file.name)
+    names = {file.name for file in made}
+    for name in names:
+        if f"{name}_data" not in names:  # weights of a larger model, which this file replaces
+            (folder / f"{name}_data").unlink(missing_ok=True)
 
 
 def _halved(part: Part) -> Part:

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 
 from sam_hf.hub.exported_parts import PARTS, VisionEncoder
-from sam_hf.hub.onnx_export import check_request, example_inputs, traced_inputs
+from sam_hf.hub.onnx_export import check_request, example_inputs, made_folder, traced_inputs
 from sam_hf.model.modeling_sam import SamModel
+from sam_hf.terminal import first_line
 
 
 def export_program(
@@ -60,8 +61,8 @@ def export_program(
         raise ValueError(f"{path.name!r} is there already: choose another name, or overwrite")
     if compiled and model.device.type == "cpu":
         require_compiler()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with torch.no_grad(), tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as workplace:
+    folder = path.parent
+    with torch.no_grad(), made_folder(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as workplace:
         made = PARTS[part](copy.deepcopy(model).eval().requires_grad_(False)).eval()
         inputs = tuple(example.to(model.device) for example in example_inputs(made))
         shapes = tuple(made.dynamic.get(name) for name in traced_inputs(made))
@@ -78,17 +79,25 @@ def export_program(
 def load_program(path: str | os.PathLike) -> Callable[..., Any]:
     """What `export_program` wrote, as a function: a part's inputs in order -> its outputs.
 
+    A .pt2 is a program, and a compiled one machine code: loading it can run whatever its maker put in. Load only files
+    that come from somebody you trust; weights alone travel as safetensors.
+
     Raises:
-        ValueError: It is no such file.
+        ValueError: It is no such file, is damaged, or was compiled for another kind of machine.
+        OSError: It cannot be read.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             compiled = any("/aotinductor/" in name for name in archive.namelist())
     except zipfile.BadZipFile as error:
         raise ValueError(f"{os.fspath(path)!r} is no exported program (.pt2), or damaged") from error
-    if compiled:
-        return torch._inductor.aoti_load_package(os.fspath(path))
-    return torch.export.load(path).module()
+    try:
+        if compiled:
+            return torch._inductor.aoti_load_package(os.fspath(path))
+        return torch.export.load(path).module()
+    except Exception as error:  # another kind of archive fails wherever torch first misses something
+        which = "was compiled for another machine, or is damaged" if compiled else "is no exported program, or damaged"
+        raise ValueError(f"{os.fspath(path)!r} {which}: {first_line(error)}") from error
 
 
 def require_compiler() -> None:
@@ -104,5 +113,4 @@ def _compile(program: torch.export.ExportedProgram, path: Path) -> None:
     try:
         torch._inductor.aoti_compile_and_package(program, package_path=str(path))
     except Exception as error:  # whatever a compiler of the user's machine has to say
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise OSError(f"the compiler failed: {first}") from error
+        raise OSError(f"the compiler failed: {first_line(error)}") from error

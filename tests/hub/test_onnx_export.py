@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from meta_twin import meta_of
 from segment_anything.utils.onnx import SamOnnxModel
 
-from sam_hf import SamModel
+from sam_hf import SamConfig, SamModel, cli
 from sam_hf.hub import export_command, onnx_export, onnx_graphs
 from sam_hf.hub.exported_parts import PARTS, MetaDecoder, OnePieceDecoder, PerClick, PerImage, TextEncoder
 from sam_hf.hub.onnx_export import export_onnx
@@ -18,7 +19,7 @@ onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-SIDE, LOW = 64, 32
+SIDE, LOW, MIB = 64, 32, 2**20
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +83,9 @@ def test_failure_leaves_nothing(plain, tmp_path, monkeypatch):
 
     monkeypatch.setattr(onnx_graphs, "save", fail)
     monkeypatch.setattr(onnx_export, "_trace", lambda *_: None)
-    with pytest.raises(RuntimeError):
-        export_onnx(plain, tmp_path, ["decoder_per_image"])
+    for folder in (tmp_path, tmp_path / "new" / "onnx"):
+        with pytest.raises(RuntimeError):
+            export_onnx(plain, folder, ["decoder_per_image"])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -119,15 +121,18 @@ def test_meta_resizing(size, resizing):
 
 @pytest.fixture(scope="module")
 def per_image(with_text, tmp_path_factory):
-    """The part that is quickest to make, in every precision."""
+    """The part that is quickest to make, over the files of a larger model."""
     folder = tmp_path_factory.mktemp("onnx")
-    return folder, export_onnx(with_text, folder, ["decoder_per_image"], ["float32", "float16", "int8"])
+    for name in ("decoder_per_image.onnx", "decoder_per_image.onnx_data", "other.onnx_data"):
+        (folder / name).write_text("of a larger model")
+    return folder, export_onnx(with_text, folder, ["decoder_per_image"], ["float32", "int8"], overwrite=True)
 
 
 def test_files(per_image, with_text):
     folder, files = per_image
-    names = [f"decoder_per_image{suffix}.onnx" for suffix in ("", "_fp16", "_quantized")]
-    assert [path.name for path in files] == names and sorted(path.name for path in folder.iterdir()) == sorted(names)
+    names = [f"decoder_per_image{suffix}.onnx" for suffix in ("", "_quantized")]
+    assert [path.name for path in files] == names
+    assert {path.name for path in folder.iterdir()} == {*names, "other.onnx_data"}  # no weights of what was replaced
     model = onnx.load(files[0])
     assert {one.domain: one.version for one in model.opset_import}[""] == onnx_export.OPSET
     for values, texts in ((model.graph.input, PerImage.inputs), (model.graph.output, PerImage.outputs)):
@@ -141,16 +146,47 @@ def test_per_image_under_onnxruntime(per_image, with_text):
     embedding, mask = torch.randn(1, 16, 8, 8, generator=generator), torch.randn(1, 1, LOW, LOW, generator=generator)
     feed = {"image_embeddings": embedding.numpy(), "mask_input": mask.numpy()}
     for path in per_image[1]:
-        half = path.stem.endswith("_fp16")
         for has_mask in (torch.zeros(1), torch.ones(1)):
-            sent = feed | {"has_mask_input": has_mask.numpy()}
-            if half:  # as a server sends it
-                sent["image_embeddings"] = sent["image_embeddings"].astype(np.float16)
             with torch.no_grad():
                 expected = PerImage(with_text)(embedding, mask, has_mask)
+            sent = feed | {"has_mask_input": has_mask.numpy()}
             for got, wanted in zip(session(path).run(None, sent), expected, strict=True):
                 assert got.dtype == np.float32
-                np.testing.assert_allclose(got, wanted.numpy(), atol=2e-2 if half else 1e-5)
+                np.testing.assert_allclose(got, wanted.numpy(), atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_whole_decoder_answers_as_metas_own(plain, tmp_path):
+    """Under onnxruntime, masks in the pixels of pictures of two sizes; weights that all matter."""
+    model, generator = SamModel(plain.config).eval(), torch.Generator().manual_seed(3)
+    for weight in model.parameters():
+        weight.add_(0.2 * torch.randn(weight.shape, generator=generator))
+    theirs = SamOnnxModel(meta_of(model, our_encoder=True, our_epsilon=True), return_single_mask=False)
+    running = session(export_onnx(model, tmp_path, [MetaDecoder.name])[0])
+    embedding, rough = torch.randn(1, 16, 8, 8, generator=generator), torch.randn(1, 1, LOW, LOW, generator=generator)
+    points = SIDE * torch.rand(2, 3, 2, generator=generator)
+    labels = torch.tensor([[1.0, 0, -1], [2, 3, 1]])
+    for size, has_mask in (((48.0, 64.0), 0.0), ((90.0, 31.0), 1.0)):
+        asked = (embedding, points, labels, rough, torch.tensor([has_mask]), torch.tensor(size))
+        expected = dict(zip(("masks", "iou_predictions", "low_res_masks"), theirs(*asked), strict=True))
+        names = [value.name for value in running.get_inputs()]
+        got = running.run(list(expected), dict(zip(names, (value.numpy() for value in asked), strict=True)))
+        assert got[0].shape == (2, 4, *map(int, size))
+        for ours, wanted in zip(got, expected.values(), strict=True):
+            np.testing.assert_allclose(ours, wanted.numpy(), atol=5e-4 * float(wanted.abs().max()))
+
+
+@torch.no_grad()
+def test_a_tiny_vit_encoder(tmp_path):
+    vision = {"model_type": "sam_tiny_vit", "embed_dims": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}
+    vision |= {"num_heads": [1, 1, 2, 2], "window_sizes": [7, 3, 4, 3], "output_channels": 16, "num_pos_feats": 8}
+    decoder = {"mlp_dim": 16, "num_attention_heads": 2, "iou_head_hidden_dim": 16}
+    torch.manual_seed(0)
+    model = SamModel(SamConfig(vision_config=vision | {"image_size": SIDE}, mask_decoder_config=decoder)).eval()
+    pixels = torch.randn(2, 3, SIDE, SIDE)
+    got = session(export_onnx(model, tmp_path, ["vision_encoder"])[0]).run(None, {"pixel_values": pixels.numpy()})
+    expected = model.get_image_embeddings(pixels)
+    np.testing.assert_allclose(got[0], expected.numpy(), atol=1e-4 * float(expected.abs().max()))
 
 
 def test_large_models_have_their_weights_beside(per_image, tmp_path):
@@ -177,11 +213,34 @@ def test_command_says_what_is_wrong(arguments, said, plain_checkpoint, tmp_path,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_command(plain_checkpoint, tmp_path, capsys):
+def test_command(plain_checkpoint, tmp_path, capsys, monkeypatch):
+    def write(model, folder, parts, dtypes, **words):
+        assert (parts, dtypes) == (["decoder_per_image"], ["float32"]) and words["overwrite"] is False
+        path = Path(folder) / "decoder_per_image.onnx"
+        path.write_bytes(bytes(MIB))
+        path.with_name(f"{path.name}_data").write_bytes(bytes(MIB))
+        return [path]
+
+    monkeypatch.setattr(export_command, "export_onnx", write)
     wanted = ["onnx", str(plain_checkpoint), str(tmp_path), "--part", "decoder_per_image", "--dtype", "float32"]
     assert export_command.main(wanted) == 0
-    path = tmp_path / "decoder_per_image.onnx"
-    assert path.exists() and capsys.readouterr().out.startswith(f"{path}: 0.")
+    printed = capsys.readouterr().out
+    assert printed == f"{tmp_path / 'decoder_per_image.onnx'}: 2.0 MiB, weights in decoder_per_image.onnx_data\n"
+
+
+def test_command_says_in_a_sentence_what_torch_says(plain_checkpoint, tmp_path, monkeypatch, capsys):
+    def fail(*arguments, **words):
+        raise RuntimeError("no such operator\nand two hundred lines more")
+
+    monkeypatch.setattr(export_command, "export_onnx", fail)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["export", "onnx", str(plain_checkpoint), str(tmp_path / "out")])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.strip().endswith(f"cannot export {str(plain_checkpoint)!r}: no such operator")
+    absent = "cuda:97" if torch.cuda.is_available() else "cuda"
+    for device in (absent, "abacus"):
+        with pytest.raises(ValueError, match=f"--device {device} cannot be used here: "):
+            export_command.main(["program", "no/such/model", str(tmp_path / "x.pt2"), "--device", device])
 
 
 # --- every part under onnxruntime -------------------------------------------------------------------------------

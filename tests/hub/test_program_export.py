@@ -17,6 +17,7 @@ def pixels(batch):
     return torch.randn(batch, 3, 64, 64, generator=torch.Generator().manual_seed(batch))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_program(model, tmp_path):
     run = load_program(export_program(model, tmp_path / "encoder.pt2"))
@@ -45,6 +46,14 @@ def test_refused(model, tmp_path, monkeypatch):
         export_program(model, tmp_path / "there.pt2")
     with pytest.raises(ValueError, match="no exported program"):
         load_program(tmp_path / "there.pt2")
+    for content in ({"w": torch.ones(2)}, torch.nn.Linear(2, 2)):
+        torch.save(content, tmp_path / "there.pt2")
+        with pytest.raises(ValueError, match="'.*there.pt2' is no exported program"):
+            load_program(tmp_path / "there.pt2")
+    monkeypatch.setattr(program_export.torch.export, "export", None)
+    with pytest.raises(TypeError):
+        export_program(model, tmp_path / "new" / "encoder.pt2")
+    assert not (tmp_path / "new").exists()
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(OSError, match="needs a C\\+\\+ compiler \\(no-such-compiler\\)"):
         export_program(model, tmp_path / "encoder.pt2", compiled=True)
