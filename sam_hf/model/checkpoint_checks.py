@@ -20,6 +20,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 
+from .hub_access import scrubbed
 from .weight_checks import check_weight_files, first_lines
 
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -224,6 +225,21 @@ def _listed(keys: set[str]) -> str:
 
 
 @contextmanager
+def config_named(name: Any) -> Iterator[None]:
+    """Says of which checkpoint a configuration is that cannot be used.
+
+    Raises:
+        ValueError: For what its classes raise about its content.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, StrictDataclassError) as error:
+        if isinstance(error, ValueError) and str(name) in str(error):
+            raise
+        raise ValueError(f"config.json of {str(name)!r} is damaged: {first_lines(error)}") from error
+
+
+@contextmanager
 def problems_named(name: Any) -> Iterator[None]:
     """Says in one sentence, with the checkpoint's name, what libraries say about damaged ones; no table beside it.
 
@@ -247,10 +263,10 @@ def problems_named(name: Any) -> Iterator[None]:
             raise OSError(no_safetensors(name)) from error
         if str(error).startswith("Can't load the") and error.__context__ is not None:
             # transformers' word for what it did not expect: the reason behind it is what helps
-            raise OSError(f"cannot load {str(name)!r}: {first_lines(error.__context__)}") from error
+            raise OSError(f"cannot load {str(name)!r}: {scrubbed(first_lines(error.__context__))}") from error
         if isinstance(error, OSError) and (error.errno is not None or str(name) in str(error)):
             raise
-        raise OSError(f"cannot load {str(name)!r}: {first_lines(error)}") from error
+        raise OSError(f"cannot load {str(name)!r}: {scrubbed(first_lines(error))}") from error
     finally:
         logger.removeFilter(quiet)
 

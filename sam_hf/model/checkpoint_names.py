@@ -11,11 +11,11 @@ Name = TypeVar("Name", str, os.PathLike)
 
 
 def resolve(name: Name) -> Name | str:
-    """The folder of the embedded checkpoint for the name "tiny"; any other name as it is.
+    """The folder of the embedded checkpoint for the name "tiny"; any other name as it is, "~" written out.
 
     A folder called "tiny" in the working directory does not shadow the name; write "./tiny" for that. Remote code,
     which runs outside this package, has no embedded checkpoint, and leaves the name alone.
     """
     if name == EMBEDDED_NAME and EMBEDDED_FOLDER.is_dir():
         return str(EMBEDDED_FOLDER)
-    return name
+    return type(name)(os.path.expanduser(name)) if str(name).startswith("~") else name

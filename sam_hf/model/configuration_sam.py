@@ -15,11 +15,12 @@ import os
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
+from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
 
 from .atomic_saving import saved_whole
-from .checkpoint_checks import check_config
+from .checkpoint_checks import check_config, config_named
 from .checkpoint_names import resolve
 from .remote_code import MODELS, PROCESSORS, write_remote_code
 
@@ -154,10 +155,11 @@ class SamVisionConfig(PreTrainedConfig):
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> PreTrainedConfig:
         """Read the vision part of a config.json; a `SamTinyViTConfig` where that is what it describes."""
         name = resolve(pretrained_model_name_or_path)
-        fields, _ = cls.get_config_dict(name, **kwargs)
-        if fields.get(cls.base_config_key, fields).get("model_type") == SamTinyViTConfig.model_type:
-            return SamTinyViTConfig.from_pretrained(name, **kwargs)
-        return super().from_pretrained(name, **kwargs)
+        with config_named(name):
+            fields, _ = cls.get_config_dict(name, **kwargs)
+            if fields.get(cls.base_config_key, fields).get("model_type") == SamTinyViTConfig.model_type:
+                return SamTinyViTConfig.from_pretrained(name, **kwargs)
+            return super().from_pretrained(name, **kwargs)
 
 
 @strict
@@ -221,6 +223,14 @@ class SamTinyViTConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
 
+# What open_clip's own text tower takes beside its sizes.
+TOWER_OPTIONS = frozenset(
+    """act_kwargs block_type embed_cls eos_id final_ln_after_pool ls_init_value mlp_ratio no_causal_mask norm_kwargs
+    output_tokens pad_id pool_type proj_bias proj_type qk_norm scale_attn scale_attn_inner scale_fc scale_heads
+    scaled_cosine_attn tokenizer_kwargs tokenizer_mode""".split()
+)
+
+
 @strict
 class SamTextConfig(PreTrainedConfig):
     """The CLIP text tower of the prompt encoder: an open_clip architecture, by name or field by field.
@@ -235,12 +245,13 @@ class SamTextConfig(PreTrainedConfig):
         heads: Attention heads.
         layers: Transformer blocks.
         quick_gelu: Whether the activation is OpenAI's QuickGELU.
-        tower: Further arguments of open_clip's `CLIPTextCfg`.
+        tower: Further arguments of open_clip's `CLIPTextCfg`, of `TOWER_OPTIONS`. Those for a tower from another
+            repository ("hf_model_name", ...) are refused: a checkpoint's weights are its own.
         alignment: Whether the branch also says where a phrase is, see `SamModel.get_text_alignment`.
 
     Raises:
         ImportError: `model_name` is given and open_clip is not installed.
-        ValueError: open_clip does not know `model_name`.
+        ValueError: open_clip does not know `model_name`, or `tower` has an entry that is not allowed.
     """
 
     base_config_key = "text_config"
@@ -262,6 +273,12 @@ class SamTextConfig(PreTrainedConfig):
         if self.model_name is not None and not resolved:
             self._fill_from_open_clip()
         self.resolved = True
+        refused = sorted(set(self.tower) - TOWER_OPTIONS) if isinstance(self.tower, dict) else []
+        if refused:
+            raise ValueError(
+                f"`text_config.tower` has the entries {refused}, which are not allowed (see TOWER_OPTIONS): a text "
+                "tower or tokenizer of another repository is not fetched"
+            )
         super().__post_init__(**kwargs)
 
     def _fill_from_open_clip(self):
@@ -358,6 +375,8 @@ class SamConfig(PreTrainedConfig):
 
     def _check_sizes(self):
         vision, prompt, decoder = self.vision_config, self.prompt_encoder_config, self.mask_decoder_config
+        for part in (vision, prompt, decoder, *([] if self.text_config is None else [self.text_config])):
+            _check_values(part)
         agreements = [
             ("prompt_encoder_config.image_size", prompt.image_size, "vision_config.image_size", vision.image_size),
             ("prompt_encoder_config.patch_size", prompt.patch_size, "vision_config.patch_size", vision.patch_size),
@@ -391,10 +410,26 @@ class SamConfig(PreTrainedConfig):
             self.push_to_hub(**{"repo_id": os.path.basename(os.path.normpath(save_directory))} | kwargs)
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs) -> "SamConfig":
+        """Read config.json of a folder, a Hub repository or "tiny"; see transformers.
+
+        Raises:
+            OSError: There is none.
+            ValueError: It is damaged, contradicts itself, or is another model's.
+        """
+        name = resolve(pretrained_model_name_or_path)
+        with config_named(name):
+            return super().from_pretrained(name, *args, **kwargs)
+
+    @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
         """Read config.json; the name "tiny" is the embedded checkpoint."""
         name = resolve(pretrained_model_name_or_path)
         config, kwargs = super().get_config_dict(name, **kwargs)
+        for part in (*cls.sub_configs, "text_config"):
+            if not isinstance(config.get(part) or {}, dict):
+                kind = type(config[part]).__name__
+                raise ValueError(f"config.json of {str(name)!r} is damaged: `{part}` must be an object, got a {kind}")
         vision = VISION_CONFIGS.get((config.get("vision_config") or {}).get("model_type"), SamVisionConfig)
         parts = {"": cls, **cls.sub_configs, "vision_config": vision, "text_config": SamTextConfig}
         known = {part: set(config().to_dict()) for part, config in parts.items()}
@@ -415,6 +450,17 @@ def adopt(config: PreTrainedConfig) -> PreTrainedConfig:
     adopted = (SamConfig if hasattr(config, "vision_config") else SamVisionConfig)(**config.to_dict())
     adopted._attn_implementation = config._attn_implementation
     return adopted
+
+
+def _check_values(part: PreTrainedConfig) -> None:
+    """Refuse sizes below nothing and activations that do not exist, by name."""
+    for field in type(part).__annotations__:
+        value, name = getattr(part, field, None), f"`{part.base_config_key}.{field}`"
+        if field == "hidden_act" and value not in ACT2FN:
+            raise ValueError(f"{name} must be an activation of transformers, such as 'gelu'; got {value!r}")
+        for size in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(size, int) and size < 0:
+                raise ValueError(f"{name} must not be negative; got {value!r}")
 
 
 def _complete(config_class: type, given: dict | PreTrainedConfig | None, shared: dict[str, int]) -> PreTrainedConfig:

@@ -6,6 +6,7 @@ an error says so at once.
 """
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -37,7 +38,10 @@ def pinned(name: Any, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
     Raises:
         OSError: The Hub does not answer, and the cache does not have it.
+        ValueError: `token` cannot be one.
     """
+    if isinstance(options.get("token"), str):
+        options = options | {"token": read_token(options["token"])}
     if not isinstance(name, str | os.PathLike) or Path(name).expanduser().exists():
         yield options
         return
@@ -64,6 +68,27 @@ def pinned(name: Any, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield options | {"revision": cached, "local_files_only": True}
 
 
+def read_token(token: Any) -> Any:
+    """A token without the white space that files and clipboards leave around it; what is no text as it is.
+
+    Raises:
+        ValueError: It cannot be sent, so that some library would quote it in saying so.
+    """
+    if not isinstance(token, str):
+        return token
+    token = token.strip()
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise ValueError("token: expected the letters and digits of a token of the Hub, got something else")
+    return token
+
+
+def scrubbed(text: str, token: Any = None) -> str:
+    """A message that may be shown: without the token, whichever library has quoted it."""
+    if isinstance(token, str) and token.strip():
+        text = text.replace(token, "***").replace(token.strip(), "***")
+    return re.sub(r"(?i)(bearer\s+)(?!\*\*\*)[^\s'\"]+", r"\1***", text)
+
+
 def _ask(name: str, options: dict[str, Any]) -> tuple[str | None, str | None]:
     """The commit that the revision is at, None if the Hub says no; or why it cannot be reached."""
     try:
@@ -75,7 +100,9 @@ def _ask(name: str, options: dict[str, Any]) -> tuple[str | None, str | None]:
         status = error.response.status_code if error.response is not None else 0
         return None, None if status < 500 else f"it answers {status}"
     except (OfflineModeIsEnabled, *_transport_errors()) as error:
-        return None, str(error).strip() or type(error).__name__
+        return None, scrubbed(str(error).strip(), options.get("token")) or type(error).__name__
+    except (ValueError, TypeError, LookupError, AttributeError):  # not JSON, or not what the Hub says
+        return None, "what answers there is not the Hub: a log-in page of the network, perhaps"
 
 
 def _note(name: str, revision: str, commit: str, cache_dir: Any) -> None:

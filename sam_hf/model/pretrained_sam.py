@@ -14,7 +14,7 @@ from .atomic_saving import obsolete_weights, saved_whole
 from .checkpoint_checks import check_folder, check_inside, loading_report, problems_named
 from .checkpoint_names import resolve
 from .configuration_sam import SamConfig
-from .hub_access import pinned
+from .hub_access import pinned, read_token
 from .optimization import Optimization, optimize
 from .weight_checks import check_finite, check_shapes, check_some_loaded, check_weight_files
 
@@ -24,6 +24,19 @@ SHARD = "2GB"  # the whole of ViT-H in one file is more than some file systems a
 
 # Arguments of transformers' `save_pretrained` that are no arguments of `push_to_hub`.
 _SAVING_OPTIONS = ("state_dict", "variant", "save_peft_format", "save_original_format")
+
+# Of older versions of transformers, and of `accelerate`'s examples; nothing follows from them here.
+_OLD_OPTIONS = ("safe_serialization", "save_function", "distributed_checkpoint")
+_PUSHING_OPTIONS = {
+    "repo_id",
+    "commit_message",
+    "commit_description",
+    "private",
+    "token",
+    "revision",
+    "create_pr",
+    "tags",
+}
 
 # Collects hidden states and attentions while a decorated `forward` runs, if the caller asked for them.
 captures_outputs = capture_outputs(tie_last_hidden_states=False)
@@ -101,12 +114,20 @@ class SamPreTrainedModel(PreTrainedModel):
 
         Raises:
             OSError: The disk refuses, or `save_directory` is a file; then nothing there has changed.
+            TypeError: An argument is not known.
         """
         options = {"max_shard_size": max_shard_size}
         if not is_main_process or kwargs.get("distributed_checkpoint"):  # others, or several together, write there
             options |= kwargs | {"push_to_hub": push_to_hub}
             return super().save_pretrained(save_directory, is_main_process, *args, **options)
         saving = {name: kwargs.pop(name) for name in _SAVING_OPTIONS if name in kwargs}
+        kwargs = {name: value for name, value in kwargs.items() if name not in _OLD_OPTIONS}
+        unknown = sorted(set(kwargs) - _PUSHING_OPTIONS)
+        if unknown:
+            raise TypeError(
+                f"save_pretrained() got unexpected keyword arguments {unknown}; expected some of "
+                f"{sorted({'max_shard_size', *_SAVING_OPTIONS, *_PUSHING_OPTIONS})}"
+            )
         with saved_whole(save_directory) as part:
             super().save_pretrained(part, True, *args, **options, **saving)
         if push_to_hub:
@@ -118,6 +139,8 @@ class SamPreTrainedModel(PreTrainedModel):
 
         `sam_hf.hub.publishing.publish` uploads processor, card and examples along with the model.
         """
+        if "token" in kwargs:
+            kwargs["token"] = read_token(kwargs["token"])
         return super().push_to_hub(repo_id, max_shard_size=max_shard_size, **kwargs)
 
     def _upload_modified_files(

@@ -34,10 +34,15 @@ from .prompt_preparation import (
 )
 from .remote_code import IMAGE_PROCESSORS, PROCESSORS, write_remote_code
 from .text_prompts import NO_TEXT_BRANCH, encode_texts, read_texts
+from .weight_checks import first_lines
 
 logger = logging.get_logger(__name__)
 
 PROMPTS = ("segmentation_maps", "input_points", "input_labels", "input_boxes", "input_masks")
+
+
+def _damaged(name: Any, error: Exception) -> str:
+    return f"processor_config.json or preprocessor_config.json of {str(name)!r} is damaged: {first_lines(error)}"
 
 
 class SamImagesKwargs(ImagesKwargs, total=False):
@@ -91,7 +96,10 @@ class SamProcessor(ProcessorMixin):
         name = resolve(pretrained_model_name_or_path)
         check_folder(name, weights=False, config=False, subfolder=kwargs.get("subfolder") or "")
         with problems_named(name), pinned(name, kwargs) as options:
-            return super().from_pretrained(name, *args, **options)
+            try:
+                return super().from_pretrained(name, *args, **options)
+            except (AttributeError, LookupError) as error:
+                raise ValueError(_damaged(name, error)) from error
 
     @classmethod
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs) -> list[Any]:
@@ -101,13 +109,20 @@ class SamProcessor(ProcessorMixin):
             raise ValueError(f"backend: expected one of {sorted(cls.image_processor_classes)}, got {backend!r}")
         for name in ("use_fast", "trust_remote_code", "code_revision", "_from_auto", "text_config"):
             kwargs.pop(name, None)
-        return [cls.image_processor_classes[backend].from_pretrained(pretrained_model_name_or_path, **kwargs)]
+        try:
+            return [cls.image_processor_classes[backend].from_pretrained(pretrained_model_name_or_path, **kwargs)]
+        except (ValueError, TypeError, AttributeError, LookupError) as error:
+            if isinstance(error, ValueError) and str(pretrained_model_name_or_path) in str(error):
+                raise
+            raise ValueError(_damaged(pretrained_model_name_or_path, error)) from error
 
     def to_dict(self) -> dict[str, Any]:
         """Serialise; without text branch the result is what transformers writes.
 
-        With one, the class names are left out: they are also transformers' own, whose processors would drop the text
-        in silence. The model's type then tells the auto classes what to load; without this package, `auto_map` does.
+        With one, the name of the processor is left out: it is also transformers' own, which would drop the text in
+        silence. The model's type then tells the auto classes what to load; without this package, `auto_map` does. The
+        image processor is named as this package registers it, because transformers before 5.23 looks for its name
+        before it looks for code of the user's.
         """
         output = super().to_dict()
         images = output["image_processor"]
@@ -119,7 +134,7 @@ class SamProcessor(ProcessorMixin):
             output["processor_class"], images["image_processor_type"] = "SamProcessor", "SamImageProcessor"
         else:
             output.pop("processor_class", None)
-            images.pop("image_processor_type", None)
+            images["image_processor_type"] = "SamHfImageProcessor"  # as this package registers it
             output["auto_map"], images["auto_map"] = PROCESSORS, IMAGE_PROCESSORS
         return output
 

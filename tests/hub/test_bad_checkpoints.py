@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from sam_hf import SamAutomaticMaskGenerator, SamConfig, SamModel, SamPredictor, SamProcessor, SamVisionModel
 from sam_hf.cli import app
+from sam_hf.model.configuration_sam import SamTextConfig
 
 WEIGHTS = "model.safetensors"
 
@@ -39,6 +40,11 @@ def _raw(folder: Path, header: bytes | dict, data: bytes = b"", length: int | No
 def _config(folder: Path, **changes) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def _part(folder: Path, **changes) -> None:
+    parts = json.loads((folder / "config.json").read_text())
+    _config(folder, vision_config=parts["vision_config"] | changes)
 
 
 def _cut(folder):
@@ -133,6 +139,17 @@ BAD = {
     "nothing": (lambda f: (shutil.rmtree(f), f.mkdir()), r"no config\.json"),
     "another type": (lambda f: _config(f, model_type="bert"), "type 'bert'; expected one of"),
     "sizes that are no numbers": (lambda f: _config(f, vision_config={"image_size": "big"}), "image_size"),
+    "a part that is a list": (
+        lambda f: _config(f, vision_config=[1]),
+        r"config\.json of .*`vision_config` must be an",
+    ),
+    "a text part that is a list": (lambda f: _config(f, text_config=["x"]), r"config\.json of .*`text_config` must"),
+    "no such activation": (lambda f: _part(f, hidden_act="nope"), r"config\.json of .*hidden_act` .*got 'nope'"),
+    "a patch of -4": (lambda f: _part(f, patch_size=-4), r"config\.json of .*patch_size` must not be negative"),
+    "another's text tower": (
+        lambda f: _config(f, model_type="sam_hf", text_config={"tower": {"hf_model_name": "evil/repo"}}),
+        r"config\.json of .*`text_config\.tower` has the entries \['hf_model_name'\]",
+    ),
     "sizes of nothing": (lambda f: _config(f, vision_config=ZERO, prompt_encoder_config=ZERO), "damaged"),
 }
 
@@ -148,7 +165,9 @@ def test_it_is_refused(spoil, said, folder, caplog):
     assert not (folder / "executed").exists()
 
 
-@pytest.mark.parametrize("name", ["cut in two", "NaN", "a pickle", "another architecture", "config.json is empty"])
+@pytest.mark.parametrize(
+    "name", ["cut in two", "NaN", "a pickle", "another architecture", "config.json is empty", "a part that is a list"]
+)
 def test_every_door_refuses_it(name, folder, tmp_path, capsys):
     spoil, said = BAD[name]
     spoil(folder)
@@ -291,3 +310,37 @@ def test_a_processor_that_is_no_json(file, content, folder):
         SamProcessor.from_pretrained(folder)
     with pytest.raises(ValueError, match=file):
         SamPredictor.from_pretrained(folder, device="cpu")
+
+
+@pytest.mark.parametrize("content", ["x", {"size": "big"}, {"image_mean": {}, "size": {"width": 1}}])
+def test_a_processor_whose_parts_are_of_the_wrong_kind(content, folder):
+    (folder / "preprocessor_config.json").write_text(json.dumps(content if isinstance(content, dict) else {}))
+    (folder / "processor_config.json").write_text(json.dumps({"image_processor": content}))
+    with pytest.raises(ValueError, match="spoilt"):
+        SamProcessor.from_pretrained(folder)
+    with pytest.raises(ValueError, match="spoilt"):
+        SamPredictor.from_pretrained(folder, device="cpu")
+
+
+def test_a_tower_of_the_allowed_options_is_kept():
+    tower = {"no_causal_mask": True, "pool_type": "last"}
+    assert SamTextConfig(tower=tower).tower == tower
+    for refused in ({"hf_tokenizer_name": "evil/repo"}, {"hf_model_pretrained": True}, {"width": 9}):
+        with pytest.raises(ValueError, match="not fetched"):
+            SamTextConfig(tower=tower | refused)
+
+
+def test_a_home_folder_is_found(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder.parent))
+    monkeypatch.setenv("USERPROFILE", str(folder.parent))
+    assert SamModel.from_pretrained("~/spoilt") is not None
+    assert SamProcessor.from_pretrained(Path("~/spoilt")) is not None
+
+
+def test_unknown_words_of_saving_are_refused(folder, tmp_path):
+    model = SamModel.from_pretrained(folder)
+    with pytest.raises(TypeError, match="max_shard'"):
+        model.save_pretrained(tmp_path / "out", max_shard="1GB")
+    assert not (tmp_path / "out").exists()
+    model.save_pretrained(tmp_path / "out", is_main_process=True, save_function=torch.save, safe_serialization=True)
+    assert (tmp_path / "out" / WEIGHTS).exists()
