@@ -97,7 +97,7 @@ def convert(
         revision: Branch, tag or commit of a Hub id.
         token: For the Hub; None: the one of the login.
         overwrite: Replace the target.
-        max_bytes: Size from which a file is refused.
+        max_bytes: Size from which a file, or a folder's files of weights together, are refused.
 
     Raises:
         ValueError: The source is damaged, incomplete, no SAM, or asks to run code; the layout cannot hold it; the

@@ -1,6 +1,8 @@
 """Conversion, both ways: every weight comes back bit by bit, and both sides' own code gives the same masks."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from safetensors.torch import load_file
 
 from sam_hf import SamConfig, SamImageProcessor, SamModel, SamPredictor, SamProcessor, cli
 from sam_hf.hub.conversion import convert
+from sam_hf.hub.converted_files import LAYOUTS
 from sam_hf.hub.meta_names import TIED, to_meta_names, to_our_names
 from sam_hf.hub.variants import VARIANTS, check_variant, infer_config, meta_differences
 
@@ -371,6 +374,18 @@ def test_command_line(pth, tmp_path, capsys):
         lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sam-hf: ")]
         assert len(lines) == 1 and said in lines[0]
         assert not (tmp_path / "x").exists() and not (tmp_path / "x.pth").exists()
+
+
+def test_documented(capsys):
+    """Every option and every setting that a note may name is in docs/convert.md, and README leads there."""
+    root = Path(__file__).parents[2]
+    text = (root / "docs" / "convert.md").read_text()
+    assert run("--help") == 0
+    options = set(re.findall(r"--[a-z-]+", capsys.readouterr().out)) - {"--help"}
+    assert len(options) > 8 and not {option for option in options if option not in text}
+    for layout in LAYOUTS:
+        assert f"`{layout}`" in text
+    assert "docs/convert.md" in (root / "README.md").read_text()
 
 
 @pytest.mark.slow

@@ -178,8 +178,9 @@ def test_a_whole_decoder_answers_as_metas_own(plain, tmp_path):
 
 @torch.no_grad()
 def test_a_tiny_vit_encoder(tmp_path):
-    vision = {"model_type": "sam_tiny_vit", "embed_dims": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}
-    vision |= {"num_heads": [1, 1, 2, 2], "window_sizes": [7, 3, 4, 3], "output_channels": 16, "num_pos_feats": 8}
+    """A stage of convolutions and one of attention, whose windows of 3 are filled up on 8 x 8 cells."""
+    vision = {"model_type": "sam_tiny_vit", "embed_dims": [8, 16], "depths": [1, 1], "num_heads": [1, 2]}
+    vision |= {"window_sizes": [7, 3], "strides": [2], "output_channels": 16, "num_pos_feats": 8}
     decoder = {"mlp_dim": 16, "num_attention_heads": 2, "iou_head_hidden_dim": 16}
     torch.manual_seed(0)
     model = SamModel(SamConfig(vision_config=vision | {"image_size": SIDE}, mask_decoder_config=decoder)).eval()
