@@ -16,6 +16,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 PART = ".sam_hf-saving-"
+REPLACED = "replaced"
 STALE = 3600.0  # seconds after which what a killed save has left is nobody's any more
 WEIGHTS = re.compile(r"(?P<stem>model(?:\.[\w-]+?)?)(?:-\d{5}-of-\d{5})?\.safetensors")
 
@@ -33,7 +34,7 @@ def saved_whole(folder: str | os.PathLike) -> Iterator[str]:
     Raises:
         OSError: The disk refuses, or `folder` is a file. Then nothing in `folder` has changed.
     """
-    target = Path(folder)
+    target = Path(os.path.realpath(folder))
     if target.exists() and not target.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, "save_directory: expected a folder, got a file", str(folder))
     made = [place for place in (target, *target.parents) if not place.exists()]
@@ -54,7 +55,7 @@ def saved_whole(folder: str | os.PathLike) -> Iterator[str]:
             raise
         raise _refused(error.errno, error.strerror, folder) from error
     finally:
-        if part is not None:
+        if part is not None and not (part / REPLACED).exists():  # unless it holds what could not be put back
             shutil.rmtree(part, ignore_errors=True)
         for place in made:
             with suppress(OSError):  # it holds files by now
@@ -68,14 +69,13 @@ def replaced_whole(folder: str | os.PathLike) -> Iterator[Path]:
     Raises:
         OSError: The disk refuses. Then `folder` is as it was.
     """
-    folder = Path(folder)
-    partial, earlier = folder.with_name(f"{folder.name}.partial"), folder.with_name(f".{folder.name}.earlier")
-    if earlier.exists() and not folder.exists():  # a kill between the two renames below
-        earlier.rename(folder)
-    for left in (partial, earlier):
-        shutil.rmtree(left, ignore_errors=True)
-    partial.mkdir(parents=True)
+    folder = Path(os.path.realpath(folder))  # where a link leads, so that the link stays one
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_stale(folder.parent)
+    aside = Path(tempfile.mkdtemp(prefix=PART, dir=folder.parent))  # nobody else's, whatever runs at the same time
+    partial, earlier = aside / "new", aside / "earlier"
     try:
+        partial.mkdir()
         yield partial
         if folder.exists():
             folder.rename(earlier)
@@ -85,9 +85,9 @@ def replaced_whole(folder: str | os.PathLike) -> Iterator[Path]:
             if earlier.exists():
                 earlier.rename(folder)
             raise
-        shutil.rmtree(earlier, ignore_errors=True)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if folder.exists() or not earlier.exists():  # otherwise it holds all that there is
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _refused(number: int, reason: str | None, folder: str | os.PathLike) -> OSError:
@@ -98,7 +98,10 @@ def _refused(number: int, reason: str | None, folder: str | os.PathLike) -> OSEr
 def _remove_stale(target: Path) -> None:
     for part in target.glob(f"{PART}*"):
         with suppress(OSError):
-            if time.time() - part.stat().st_mtime > STALE:
+            kept = any(
+                (part / name).exists() for name in ("earlier", REPLACED)
+            )  # of a kill while files changed places
+            if time.time() - part.stat().st_mtime > STALE and not kept:
                 shutil.rmtree(part, ignore_errors=True)
 
 
@@ -110,16 +113,57 @@ def _put_into_place(part: Path, target: Path) -> None:
     if blocked is not None:
         raise FileExistsError(errno.EEXIST, "a folder stands where a file is to be saved", str(target / blocked))
     obsolete = obsolete_weights({name.name for name in names}, os.listdir(target))
+    indexes = []
     if any(WEIGHTS.fullmatch(name.name) and "-of-" in name.name and (target / name).exists() for name in names):
         # Shards of the same names: between two renames they are a mixture, which nobody may take for a model.
         for index in target.glob("model.safetensors.index*.json"):
             if (part / index.name).exists():
-                index.unlink()
-    for name in names:
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(part / name, target / name)
-    for name in obsolete:
-        (target / name).unlink(missing_ok=True)
+                indexes.append(Path(index.name))
+    earlier = part / REPLACED
+    kept, new = [], []
+    try:
+        for name in [*names, *map(Path, obsolete)]:
+            if os.path.lexists(target / name):
+                (earlier / name).parent.mkdir(parents=True, exist_ok=True)
+                _keep(target / name, earlier / name)
+                kept.append(name)
+        for name in indexes:
+            (target / name).unlink()
+        for name in names:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(part / name, target / name)
+            new.append(name)
+        for name in obsolete:
+            (target / name).unlink(missing_ok=True)
+    except BaseException as error:
+        _put_back(earlier, target, kept, new, error)
+        raise
+    shutil.rmtree(earlier, ignore_errors=True)
+
+
+def _keep(source: Path, place: Path) -> None:
+    """A second name for a file; a copy where the file system has no such thing."""
+    try:
+        os.link(source, place, follow_symlinks=False)
+    except (OSError, NotImplementedError):
+        shutil.copy2(source, place, follow_symlinks=False)
+
+
+def _put_back(earlier: Path, target: Path, kept: list[Path], new: list[Path], error: BaseException) -> None:
+    """Make the folder what it was; files that had no namesake go."""
+    try:
+        for name in new:
+            if name not in kept:
+                (target / name).unlink(missing_ok=True)
+        for name in reversed(kept):  # the index last, as it is the first to go
+            place = target / name
+            if os.path.lexists(place) and os.path.samestat(place.lstat(), (earlier / name).lstat()):
+                continue  # it has not been replaced
+            (earlier / name).replace(place)
+    except OSError as second:
+        reason = f"{error}; what was there before could not be put back ({second}) and lies in {str(earlier)!r}"
+        raise RuntimeError(f"saving failed while files changed places: {reason}") from error
+    shutil.rmtree(earlier, ignore_errors=True)
 
 
 def obsolete_weights(names: Iterable[str], present: Iterable[str]) -> list[str]:

@@ -127,9 +127,9 @@ def test_a_disk_that_is_really_full(small_disk, model):
 
 
 WRITER = """
-import sys, time
+import runpy, sys, time
 from pathlib import Path
-from sam_hf.model.atomic_saving import saved_whole
+saved_whole = runpy.run_path(sys.argv[2])["saved_whole"]  # alone: all of the package takes half a minute to import
 with saved_whole(sys.argv[1]) as part:
     (Path(part) / "model.safetensors").write_bytes(b"half")
     print("writing", flush=True)
@@ -140,7 +140,9 @@ with saved_whole(sys.argv[1]) as part:
 def test_a_kill_while_weights_are_written(model, tmp_path, monkeypatch):
     _marked(model, 1.0).save_pretrained(tmp_path)
     before = _contents(tmp_path)
-    with subprocess.Popen([sys.executable, "-c", WRITER, tmp_path], stdout=subprocess.PIPE) as writer:
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, tmp_path, atomic_saving.__file__], stdout=subprocess.PIPE
+    ) as writer:
         assert writer.stdout.readline() == b"writing\n"
         writer.send_signal(signal.SIGKILL)
     left = list(tmp_path.glob(f"{PART}*"))
@@ -227,7 +229,7 @@ def test_a_whole_folder_is_replaced_or_stays(tmp_path, monkeypatch):
     real = Path.rename
 
     def refuse(self, target):
-        if self.suffix == ".partial":
+        if self.name == "new":
             raise OSError(errno.EIO, "Input/output error")
         return real(self, target)
 
@@ -237,8 +239,66 @@ def test_a_whole_folder_is_replaced_or_stays(tmp_path, monkeypatch):
             (part / "newer").write_text("newer")
     monkeypatch.undo()
     assert _contents(tmp_path) == {"checkpoint/new": b"new"}
-    folder.rename(tmp_path / ".checkpoint.earlier")  # killed between the two renames
-    with pytest.raises(RuntimeError):
-        with replaced_whole(folder):
-            raise RuntimeError
-    assert _contents(tmp_path) == {"checkpoint/new": b"new"}
+
+
+def test_others_folders_and_links_stay(tmp_path):
+    """Two at the same time do not meet, and names that a user may have chosen are the user's."""
+    folder, link = tmp_path / "checkpoint", tmp_path / "link"
+    for name in ("checkpoint.partial", ".checkpoint.earlier"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine").write_text("mine")
+    folder.mkdir()
+    link.symlink_to(folder)
+    with replaced_whole(folder) as one, replaced_whole(link) as other:
+        assert one != other
+        (one / "file").write_text("one")
+        (other / "file").write_text("other")
+    assert link.is_symlink() and _contents(folder) == {"file": b"one"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "checkpoint",
+        "link",
+        "checkpoint.partial",
+        ".checkpoint.earlier",
+    }
+    assert (tmp_path / "checkpoint.partial" / "mine").exists() and (tmp_path / ".checkpoint.earlier" / "mine").exists()
+
+
+@pytest.mark.parametrize("linked", [True, False], ids=["links", "no links"])
+def test_a_failure_while_files_change_places(linked, tmp_path, monkeypatch):
+    """Whichever of the files cannot be put into place: the folder is wholly the old one."""
+    old = {"config.json": b"old", "model.safetensors": b"old", "notes.txt": b"mine"}
+    new = ["config.json", "code.py", "deep/file", "model-00001-of-00002.safetensors"]
+    new += ["model-00002-of-00002.safetensors", "model.safetensors.index.json"]
+    real = os.replace
+    if not linked:
+        monkeypatch.setattr(
+            os, "link", lambda *args, **kwargs: (_ for _ in ()).throw(OSError(errno.EPERM, "no links"))
+        )
+
+    def save(folder, fails_at):
+        count = 0
+
+        def replace(source, target):
+            nonlocal count
+            count += 1
+            if count - 1 == fails_at:
+                raise OSError(errno.EIO, "Input/output error")
+            return real(source, target)
+
+        with monkeypatch.context() as patch, saved_whole(folder) as part:
+            for name in new:
+                (Path(part) / name).parent.mkdir(exist_ok=True)
+                (Path(part) / name).write_bytes(b"new")
+            patch.setattr(atomic_saving.os, "replace", replace)
+
+    for fails_at in range(len(new)):
+        for before in (old, dict.fromkeys(new, b"old")):  # another cut of the weights; the same names
+            folder = tmp_path / f"{fails_at}-{len(before)}"
+            for name, content in before.items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes(content)
+            with pytest.raises(OSError, match="untouched"):
+                save(folder, fails_at)
+            assert _contents(folder) == before and not list(folder.glob(f"{PART}*"))
+    save(folder, -1)
+    assert set(_contents(folder).values()) == {b"new"} and not list(folder.glob(f"{PART}*"))
