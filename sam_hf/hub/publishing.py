@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -20,12 +20,13 @@ from huggingface_hub.utils import validate_repo_id
 
 from sam_hf.hub.example_pictures import draw_examples, example_names, gallery
 from sam_hf.hub.model_card import card_for
-from sam_hf.hub.upload import upload
+from sam_hf.hub.upload import obsolete_files, upload
 from sam_hf.inference.predictor import SamPredictor
 from sam_hf.inference.text.verdict import FILE_NAME as TEXT_CALIBRATION
 from sam_hf.model.checkpoint_checks import check_folder
 from sam_hf.model.checkpoint_names import resolve
 from sam_hf.model.configuration_sam import SamConfig
+from sam_hf.model.hub_access import read_token
 from sam_hf.model.modeling_sam import SamModel
 from sam_hf.model.processing_sam import SamProcessor
 from sam_hf.model.remote_code import MODELS, PROCESSORS, source_files
@@ -34,7 +35,7 @@ from sam_hf.model.remote_code import MODELS, PROCESSORS, source_files
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 PUBLISHED = (
-    *("config.json", *WEIGHTS, *PROCESSOR_FILES, "README.md", "LICENSE*", "NOTICE*"),
+    *("config.json", *WEIGHTS, "unused_weights.safetensors", *PROCESSOR_FILES, "README.md", "LICENSE*", "NOTICE*"),
     *("training.json", "evaluation.json", "evaluation_text.json", TEXT_CALIBRATION),
     *("examples/*.png", "examples/*.jpg", "examples/*.json"),
     *("onnx/*.onnx", "onnx/*.onnx_data", "onnx/*.onnx.data", "onnx/*.json", "*.onnx", "*.onnx_data", "*.onnx.data"),
@@ -49,6 +50,7 @@ class Publication:
         repo_id: The repository.
         files: Path in the repository and size in bytes, None for an example picture that is not drawn yet.
         left_out: Paths in the folder that stay here.
+        removed: Paths in the repository that go; None if a dry run could not ask the Hub for them.
         revision: Branch; None: the main one.
         dry_run: Whether nothing was sent.
         commit_url: The page of the commit.
@@ -62,6 +64,7 @@ class Publication:
     dry_run: bool = False
     commit_url: str | None = None
     pr_url: str | None = None
+    removed: list[str] | None = field(default_factory=list)
 
 
 def publish(
@@ -81,7 +84,7 @@ def publish(
     """Upload a checkpoint with all that its readers need; running it again after an interruption goes on.
 
     Weights of another cut (one file where there are shards now, pickles) are removed from the repository, because
-    they would be loaded in place of these.
+    they would be loaded in place of these, and so are this package's source files where they are not needed any more.
 
     Args:
         source: Folder of a checkpoint, "tiny", or a model.
@@ -90,7 +93,7 @@ def publish(
         private: Whether a new repository is private. True for an existing public one is refused.
         revision: Branch, made if it does not exist; or "refs/pr/N", to go on with a pull request.
         create_pr: Open a pull request against the main branch instead of changing it.
-        dry_run: Check and list, send nothing; the network is not used.
+        dry_run: Check and list, send nothing; the Hub is asked what would be removed, and need not answer.
         token: Of the Hub; None: the one of `hf auth login`.
         commit_message: First line of the commit.
         commit_description: The rest of it.
@@ -101,22 +104,28 @@ def publish(
         OSError: There is no such checkpoint; or the Hub refuses or cannot be reached, naming the repository.
     """
     validate_repo_id(repo_id)
+    token = read_token(token)
     is_pull_request = (revision or "").startswith("refs/pr/")
     if create_pr and revision not in (None, "main"):
         raise ValueError(
             f"create_pr opens a pull request against the main branch; expected no revision with it, got {revision!r}"
             + (": leave create_pr out to go on with this one" if is_pull_request else "")
         )
+    api = HfApi(token=token, library_name="sam_hf")
     with tempfile.TemporaryDirectory(prefix="sam_hf-publish-") as temporary:
         folder = _folder_of(source, processor, Path(temporary) / "model")
+        predictor = SamPredictor.from_pretrained(folder)  # what nobody could load stays here
         stage = Path(temporary) / "stage"
         left_out = _stage(folder, stage)
-        config, planned = _complete(folder, stage, repo_id, examples, dry_run)
+        planned = _complete(folder, stage, repo_id, predictor if examples else None, dry_run)
         files = {name: size for name, size in _listed(stage)} | dict.fromkeys(planned)
         if dry_run:
-            return Publication(repo_id, files, left_out, revision, dry_run=True)
-        commit = upload(
-            HfApi(token=token, library_name="sam_hf"),
+            removed = None
+            with suppress(Exception):  # whatever keeps the Hub from answering, the rest can be said
+                removed = obsolete_files(api, repo_id, revision, files, _code_names())
+            return Publication(repo_id, files, left_out, revision, dry_run=True, removed=removed)
+        commit, removed = upload(
+            api,
             stage,
             repo_id,
             private=private,
@@ -124,9 +133,9 @@ def publish(
             create_pr=create_pr,
             message=commit_message,
             description=commit_description,
-            obsolete=[*WEIGHTS, "pytorch_model*", *([] if config.is_extended else _code_names())],
+            code=_code_names(),
         )
-    return Publication(repo_id, files, left_out, revision, False, str(commit.commit_url), commit.pr_url)
+    return Publication(repo_id, files, left_out, revision, False, str(commit.commit_url), commit.pr_url, removed)
 
 
 def _folder_of(source: Any, processor: SamProcessor | None, temporary: Path) -> Path:
@@ -177,8 +186,8 @@ def _stage(folder: Path, stage: Path) -> list[str]:
     return left_out
 
 
-def _complete(folder: Path, stage: Path, repo_id: str, examples: bool, dry_run: bool) -> tuple[SamConfig, list[str]]:
-    """Add what the folder lacks; returns the configuration, and the pictures that a dry run does not draw."""
+def _complete(folder: Path, stage: Path, repo_id: str, predictor: SamPredictor | None, dry_run: bool) -> list[str]:
+    """Add what the folder lacks; returns the pictures that a dry run does not draw. Without a predictor: none."""
     config, processor = SamConfig.from_pretrained(folder), SamProcessor.from_pretrained(folder)
     has_text = config.text_config is not None
     if has_text != (processor.text_config is not None):
@@ -196,13 +205,13 @@ def _complete(folder: Path, stage: Path, repo_id: str, examples: bool, dry_run: 
         name = repo_id.split("/")[-1]
         (stage / "README.md").write_text(card_for(stage, model_name=name, load_name=repo_id), encoding="utf-8")
     planned = []
-    if examples and not any((stage / "examples").glob("*")):
+    if predictor is not None and not any((stage / "examples").glob("*")):
         if dry_run:
             planned = example_names(has_text)
         else:
-            draw_examples(SamPredictor.from_pretrained(folder), stage)
+            draw_examples(predictor, stage)
         _add_gallery(stage, has_text)
-    return config, planned
+    return planned
 
 
 @contextmanager

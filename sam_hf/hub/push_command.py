@@ -57,6 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _print(done: Publication) -> None:
     for name, size in sorted(done.files.items()):
         print_line(f"{name}\t{'drawn when it is sent' if size is None else f'{size:,} bytes'}")
+    for name in done.removed or ():
+        print_line(f"{name}\tin the repository, {'would be' if done.dry_run else 'was'} removed")
+    if done.removed is None:
+        say("the Hub was not reached, or has no such repository: nothing is known of files that would be removed")
     total = sum(size or 0 for size in done.files.values()) / 1e6
     where = done.repo_id if done.revision is None else f"{done.repo_id} ({done.revision})"
     if done.dry_run:

@@ -1,15 +1,29 @@
 """One folder to one repository of the Hub, and what can go wrong on the way in one sentence that names it."""
 
-from collections.abc import Sequence
+import json
+import re
+import tempfile
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import CommitInfo, HfApi
+from huggingface_hub import CommitInfo, HfApi, constants
 from huggingface_hub.errors import (
     BadRequestError,
+    EntryNotFoundError,
     HfHubHTTPError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
+)
+
+from sam_hf.model.hub_access import scrubbed
+from sam_hf.model.remote_code import MODELS
+
+# Weights under the names by which transformers finds them, whole or in parts; a variant's are left alone.
+WEIGHTS = re.compile(
+    r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
+    r"|pytorch_model(-\d{5}-of-\d{5})?\.bin|pytorch_model\.bin\.index\.json"
 )
 
 
@@ -23,8 +37,8 @@ def upload(
     create_pr: bool,
     message: str,
     description: str | None,
-    obsolete: Sequence[str],
-) -> CommitInfo:
+    code: Sequence[str],
+) -> tuple[CommitInfo, list[str]]:
     """Make the repository and the branch if needed, and commit the folder's files.
 
     What an interrupted upload has sent is not sent again: huggingface_hub asks the Hub for it by content.
@@ -38,7 +52,10 @@ def upload(
         create_pr: Whether to open a pull request.
         message: First line of the commit.
         description: The rest of it.
-        obsolete: Patterns of files to remove where the folder has none of that name.
+        code: See `obsolete_files`.
+
+    Returns:
+        The commit, and which files it has removed.
 
     Raises:
         ValueError: The repository is public and `private` was asked for, or the Hub says that a file is not valid.
@@ -53,42 +70,79 @@ def upload(
             )
         if revision is not None and revision != "main" and not revision.startswith("refs/pr/"):
             api.create_branch(repo_id, branch=revision, exist_ok=True)
-        return api.upload_folder(
+        obsolete = obsolete_files(api, repo_id, revision, _names(folder), code)
+        commit = api.upload_folder(
             repo_id=repo_id,
             folder_path=folder,
             commit_message=message,
             commit_description=description,
             revision=revision,
             create_pr=create_pr,
-            delete_patterns=list(obsolete),
+            delete_patterns=obsolete,
         )
+        return commit, obsolete
     except BadRequestError as error:
-        raise ValueError(f"the Hub does not take the files for {repo_id!r}: {_words(error)}") from error
+        raise ValueError(f"the Hub does not take the files for {repo_id!r}: {_words(error, api.token)}") from error
     except (HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled) as error:
-        raise OSError(f"cannot publish to {repo_id!r}: {_reason(error)}") from error
+        raise OSError(f"cannot publish to {repo_id!r}: {_reason(error, api.token)}") from error
     except ValueError:
         raise
     except Exception as error:  # of huggingface_hub's HTTP library, whose name changes, and RuntimeError around it
         cause = error.__cause__ or error
         raise OSError(
-            f"cannot publish to {repo_id!r}: the connection to {api.endpoint} failed ({_words(cause)}); run it again: "
-            "what has arrived is not sent again"
+            f"cannot publish to {repo_id!r}: the connection to {api.endpoint} failed ({_words(cause, api.token)}); "
+            "run it again: what has arrived is not sent again"
         ) from error
 
 
-def _reason(error: Exception) -> str:
+def obsolete_files(
+    api: HfApi, repo_id: str, revision: str | None, names: Collection[str], code: Sequence[str]
+) -> list[str]:
+    """Which files of a repository would be loaded in place of new ones, or beside them for nothing.
+
+    Args:
+        api: With the user's token.
+        repo_id: "organisation/name".
+        revision: Branch; None: the main one.
+        names: Of the new files.
+        code: Names of our source files. They go if the repository's config.json sends readers to them; source files of
+            the same names in a repository of somebody else's are somebody else's.
+    """
+    found = api.model_info(repo_id, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    present = [file.rfilename for file in found.siblings or [] if file.rfilename not in names]
+    old_code = [name for name in present if name in code]
+    if old_code and not _has_our_code(api, repo_id, found.sha):
+        old_code = []
+    return sorted({*(name for name in present if WEIGHTS.fullmatch(name)), *old_code})
+
+
+def _has_our_code(api: HfApi, repo_id: str, commit: str | None) -> bool:
+    with tempfile.TemporaryDirectory(prefix="sam_hf-publish-") as folder:
+        try:
+            path = api.hf_hub_download(repo_id, "config.json", revision=commit, local_dir=folder)
+            auto_map = json.loads(Path(path).read_text(encoding="utf-8")).get("auto_map") or {}
+        except (EntryNotFoundError, ValueError, AttributeError):
+            return False
+    return isinstance(auto_map, dict) and auto_map.get("AutoModel") == MODELS["AutoModel"]
+
+
+def _names(folder: Path) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+
+
+def _reason(error: Exception, token: Any) -> str:
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set, so nothing can be sent"
     if status == 401 or isinstance(error, LocalTokenNotFoundError):
         return "the Hub does not know this token; log in with `hf auth login`, or give a token that may write"
     if status == 403:
-        return f"this token may not write there ({_words(error)})"
+        return f"this token may not write there ({_words(error, token)})"
     if status == 404 or isinstance(error, RepositoryNotFoundError):
-        return f"there is no such repository or branch, or this token may not see it ({_words(error)})"
-    return f"the Hub answered {_words(error)}; run it again: what has arrived is not sent again"
+        return f"there is no such repository or branch, or this token may not see it ({_words(error, token)})"
+    return f"the Hub answered {_words(error, token)}; run it again: what has arrived is not sent again"
 
 
-def _words(error: BaseException) -> str:
+def _words(error: BaseException, token: Any) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines)[:300] or type(error).__name__
+    return scrubbed(" ".join(lines), token)[:300] or type(error).__name__

@@ -123,7 +123,8 @@ RESULTS["plain_after_interruption"] = control()["files"]["org/plain"]
 
 @step
 def resumed():
-    publish(PLACE / "shards", "org/plain", examples=False, **WRITER)
+    done = publish(PLACE / "shards", "org/plain", examples=False, **WRITER)
+    RESULTS["resumed_removed"] = done.removed
     return control()["files"]["org/plain"]
 
 

@@ -2,12 +2,17 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 import sam_hf
 from sam_hf.hub.publishing import publish
+from sam_hf.hub.upload import obsolete_files
 
+pytestmark = pytest.mark.xdist_group("hub")  # one stand-in, and one run of each of its clients
 NEEDED = {"config.json", "model.safetensors", "processor_config.json", "preprocessor_config.json", "README.md"}
 PICTURES = {f"examples/{name}" for name in ("scene.png", "point.png", "box.png", "everything.png", "prompts.json")}
 
@@ -124,6 +129,22 @@ def _truncate(folder: Path):
     weights.write_bytes(weights.read_bytes()[:-100])
 
 
+def _not_finite(folder: Path):
+    weights = load_file(folder / "model.safetensors")
+    weights["mask_decoder.iou_token.weight"][:] = torch.nan
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def _another_architecture(folder: Path):
+    save_file({"bert.weight": torch.ones(2)}, folder / "model.safetensors", {"format": "pt"})
+
+
+def _one_missing(folder: Path):
+    weights = load_file(folder / "model.safetensors")
+    del weights["mask_decoder.iou_token.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
 def _both_cuts(folder: Path):
     sam_hf.SamModel.from_pretrained(folder).save_pretrained(folder / "shards", max_shard_size="40KB")
     for path in (folder / "shards").glob("model*"):
@@ -138,13 +159,54 @@ def _both_cuts(folder: Path):
         (lambda folder: (folder / "config.json").unlink(), "config.json"),
         (lambda folder: (folder / "model.safetensors").unlink(), "safetensors"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json"),
+        (_not_finite, "not finite"),
+        (_another_architecture, "another architecture"),
+        (_one_missing, "lacks 1 weights"),
     ],
-    ids=["truncated", "both cuts", "no config", "no weights", "no JSON"],
+    ids=["truncated", "both cuts", "no config", "no weights", "no JSON", "NaN", "another architecture", "one missing"],
 )
 def test_damaged_checkpoints_stay_here(checkpoint, spoil, words):
     spoil(checkpoint)
     with pytest.raises((ValueError, OSError), match=words):
-        publish(checkpoint, "org/name", dry_run=True)
+        publish(checkpoint, "org/name", dry_run=True, examples=False)
+
+
+class Repository:
+    """What `obsolete_files` asks of the Hub."""
+
+    def __init__(self, names: list[str], config: dict):
+        self.names, self.config = names, config
+
+    def model_info(self, repo_id, **kwargs):
+        return SimpleNamespace(sha="a" * 40, siblings=[SimpleNamespace(rfilename=name) for name in self.names])
+
+    def hf_hub_download(self, repo_id, name, revision, local_dir):
+        assert (name, revision) == ("config.json", "a" * 40)
+        Path(local_dir, name).write_text(json.dumps(self.config))
+        return str(Path(local_dir, name))
+
+
+OTHERS = ["config.json", "layers.py", "README.md", "model.fp16.safetensors", "model_best.safetensors"]
+OTHERS += ["pytorch_model_lora.bin", "deep/model.safetensors"]
+OLD = ["model-00001-of-00002.safetensors", "model.safetensors.index.json", "pytorch_model.bin"]
+
+
+def test_what_is_others_stays_in_the_repository():
+    code = ["layers.py", "modeling_sam.py"]
+    foreign = Repository(OTHERS + OLD, {"auto_map": {"AutoModel": "layers.Mine"}})
+    ours = Repository([*OTHERS, *OLD, "modeling_sam.py"], {"auto_map": {"AutoModel": "modeling_sam.SamModel"}})
+    new = ["config.json", "model.safetensors"]
+    assert obsolete_files(foreign, "org/name", None, new, code) == OLD
+    assert obsolete_files(ours, "org/name", None, new, code) == sorted([*OLD, *code])
+    assert obsolete_files(ours, "org/name", None, [*new, *code], code) == OLD
+
+
+def test_what_goes_is_said(owner, checkpoint, monkeypatch):
+    assert owner["resumed_removed"] == ["model.safetensors"]
+    monkeypatch.setattr("sam_hf.hub.publishing.HfApi", lambda **options: Repository(OTHERS + OLD, {}))
+    (checkpoint / "unused_weights.safetensors").write_bytes(b"x")
+    done = publish(checkpoint, "org/name", dry_run=True, examples=False)
+    assert done.removed == OLD and "unused_weights.safetensors" in done.files
 
 
 def test_wrong_arguments_are_named(checkpoint, plain_checkpoint, text_checkpoint):
