@@ -9,6 +9,8 @@ import sam_hf
 from sam_hf.model import remote_code, text_encoder
 from sam_hf.model.text_encoder import SamTextTowerWeights, build_text_tower
 
+pytestmark = pytest.mark.xdist_group("hub")  # one stand-in, and one run of each of its clients
+
 
 def test_every_auto_class_finds_the_code_beside_the_weights(stranger):
     kinds = stranger["kinds"]
