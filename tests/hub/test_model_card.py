@@ -8,6 +8,7 @@ from huggingface_hub import EvalResult, ModelCard
 from huggingface_hub.repocard import metadata_load
 
 from sam_hf.evaluation import report
+from sam_hf.evaluation.text_report import format_text_results
 from sam_hf.hub.model_card import card_for, describe_checkpoint, fill_card, find_template
 from sam_hf.model.checkpoint_names import EMBEDDED_FOLDER
 
@@ -72,6 +73,7 @@ def test_a_checkpoint_with_a_text_branch(tmp_path):
 def test_the_embedded_checkpoint_is_what_its_card_says(tmp_path):
     facts = describe_checkpoint("tiny") | {"model_name": "tiny"}
     results = report.read_report(EMBEDDED_FOLDER / "evaluation.json")
+    facts["text_table"] = format_text_results(report.read_report(EMBEDDED_FOLDER / "evaluation_text.json"))
     card = load(report.render_card(results, **facts), tmp_path)
     check_shape(card)
     committed = ModelCard.load(EMBEDDED_FOLDER / "README.md")
