@@ -164,14 +164,14 @@ class Changes:
     Attributes:
         gap: `PromptableConfig.text_gap`; None: as it is.
         text_sources: `PromptableConfig.text_sources`; None: as they are.
-        rounds: At most so many rounds of prompts per step; None: as many as the preset's.
         fields: Of `TextSettings`, by name.
+        rounds: At most so many rounds of prompts per step; None: as many as the preset's.
     """
 
     gap: str | None = None
     text_sources: Mapping[str, float] | None = None
-    rounds: int | None = None
     fields: Mapping[str, object] = field(default_factory=dict)
+    rounds: int | None = None
 
     def of(self, preset: str) -> TextSettings:
         """The settings.
