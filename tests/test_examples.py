@@ -1,9 +1,9 @@
 """Every file of examples/ runs as it stands, without an argument and without a network, and shows what it promises."""
 
 import ast
+import contextlib
 import importlib.util
 import json
-import contextlib
 import runpy
 import sys
 from pathlib import Path
