@@ -150,7 +150,7 @@ def test_loss_falls(run):
     fields = {
         "steps": 30,
         "warmup": 2,
-        "lr": 3e-3,
+        "lr": 2e-2,
         "freeze_encoder": False,
         "decoder_rate": 1.0,
         "schedule": "constant",
