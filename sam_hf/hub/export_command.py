@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from transformers.utils import logging
 
 from sam_hf.hub.exported_parts import PARTS, VisionEncoder
 from sam_hf.hub.onnx_export import SUFFIXES, export_onnx, require_onnx
@@ -88,16 +89,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _load(name: str, revision: str | None, dtype: str = "float32") -> SamModel:
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
-    from transformers.utils import logging
-
     logging.disable_progress_bar()
     with progress(f"loading the model {name}"):
-        try:
-            return SamModel.from_pretrained(name, revision=revision or "main", dtype=dtype).eval()
-        except (OSError, RuntimeError, SafetensorError, StrictDataclassError, LookupError, ImportError) as error:
-            raise ValueError(f"cannot load the model {name!r}: {first_line(error)}") from error
+        return SamModel.from_pretrained(name, revision=revision or "main", dtype=dtype).eval()
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ the last. Differs in: box corners are understood by all decoders, padding never 
 of zeros is no text.
 """
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
@@ -33,7 +35,7 @@ POSITIONS_TEXT = "Fourier features of the cells' centres"
 ALL_MASKS = "; mask 0 is for prompts without doubt, 1..3 are the readings of an ambiguous one"
 
 
-class Part(nn.Module):
+class Part(nn.Module, ABC):
     """What the exported parts have in common.
 
     Attributes:
@@ -54,13 +56,13 @@ class Part(nn.Module):
         self.channels = model.config.prompt_encoder_config.hidden_size
         self.image_size = model.config.vision_config.image_size
 
+    @abstractmethod
     def examples(self) -> tuple[Tensor, ...]:
         """Arguments to trace `forward` with.
 
         Axes of any length have an odd one here, 3, 5 or 7, which no other axis has: torch.export takes axes that agree
         by chance for the same.
         """
-        raise NotImplementedError
 
     def _embedding(self, count: int) -> Tensor:
         return torch.zeros(count, self.channels, self.side, self.side)
@@ -195,8 +197,7 @@ class PerClick(Part):
         self.text_width = model.config.text_config.embed_dim if model.config.text_config is not None else None
         self.heads = model.mask_decoder.transformer.layers[0].cross_attn_token_to_image.num_attention_heads
         self.inner = model.mask_decoder.transformer.layers[0].cross_attn_token_to_image.k_proj.out_features
-        self.inputs = dict.fromkeys(PerImage.outputs, "from decoder_per_image")
-        self.inputs = {name: f"{PerImage.outputs[name].split()[0]} from decoder_per_image" for name in self.inputs}
+        self.inputs = {name: f"{text.split()[0]} from decoder_per_image" for name, text in PerImage.outputs.items()}
         self.inputs |= {"input_points": f"(P,N,2) {POINTS_TEXT}", "input_labels": f"(P,N) {LABELS_TEXT}"}
         self.dynamic = {name: {0: PROMPTS, 1: POINTS} for name in ("input_points", "input_labels")}
         if self.text_width is not None:
