@@ -6,13 +6,15 @@ records use, with `counts` as text so that it goes into JSON as it is.
 Source: SA-1B's record layout (paper §5, data set card).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from sam_hf.masks.packed import PackedMask
+
+MOST_PIXELS = 50_000_000  # of a mask that a stranger gives
 
 
 def encode(mask: np.ndarray) -> dict[str, Any]:
@@ -71,6 +73,78 @@ def encode_packed(mask: PackedMask, compress: bool = True) -> dict[str, Any]:
 def area(rle: Mapping[str, Any]) -> int:
     """Pixels inside an encoded mask, without decoding it (accepts what `decode` accepts)."""
     return int(coco_mask.area(_compressed(rle)))
+
+
+def checked(rle: Any, size: Sequence[int] | None = None) -> dict[str, Any]:
+    """An RLE that came from a stranger, in the form that `encode` gives; nothing of the mask is unpacked.
+
+    pycocotools reads beyond the end of a text that is cut short, and trusts sizes: so look here before `decode`.
+
+    Args:
+        rle: Whatever came.
+        size: (H,W) that it must have; None: any up to `MOST_PIXELS`.
+
+    Returns:
+        `{"size": [H, W], "counts": str}`.
+
+    Raises:
+        ValueError: It is no RLE, of another size, or its runs do not fill the mask.
+    """
+    if not isinstance(rle, Mapping) or "size" not in rle or "counts" not in rle:
+        raise ValueError(f"expected an RLE with size and counts, got {type(rle).__name__}")
+    sides, counts = rle["size"], rle["counts"]
+    if not isinstance(sides, list | tuple) or len(sides) != 2 or not all(_is_whole(side, 1) for side in sides):
+        raise ValueError("size: expected [height, width] of at least 1 pixel")
+    height, width = sides
+    if size is not None and (height, width) != tuple(size):
+        raise ValueError(f"size: expected {list(size)} (height, width), got {[height, width]!r:.60}")
+    if height * width > MOST_PIXELS:
+        raise ValueError(f"size: expected at most {MOST_PIXELS:,} pixels, got {height:,} x {width:,}")
+    if isinstance(counts, str):
+        runs = _runs(counts)
+    elif isinstance(counts, list | tuple) and all(_is_whole(run, 0) and run <= MOST_PIXELS for run in counts):
+        runs = np.array(counts, dtype=np.int64)
+    else:
+        raise ValueError("counts: expected COCO's compressed text, or a list of whole run lengths")
+    if len(runs) and (runs.min() < 0 or runs.max() > MOST_PIXELS):
+        raise ValueError("counts: holds a run of impossible length")
+    if runs.sum() != height * width:
+        raise ValueError(f"counts: the runs hold {runs.sum():,} pixels, expected {height} * {width}")
+    if isinstance(counts, str):
+        return {"size": [height, width], "counts": counts}
+    encoded = coco_mask.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)
+    return {"size": [height, width], "counts": encoded["counts"].decode("ascii")}
+
+
+def _is_whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _runs(counts: str) -> np.ndarray:
+    """Run lengths of COCO's compressed text; may be negative where the text is wrong.
+
+    Each number is a group of characters from "0" on, 5 bits each, least first, a sixth says that more follow, the
+    last one's fifth is the sign. From the fourth on it is the difference to the number two before.
+
+    Source: `rleFrString` of pycocotools.
+    """
+    try:
+        values = np.frombuffer(counts.encode("ascii"), dtype=np.uint8).astype(np.int64) - 48
+    except UnicodeEncodeError:
+        values = np.array([-1])
+    if len(values) and (values.min() < 0 or values.max() > 63 or values[-1] & 32):
+        raise ValueError("counts: not COCO's compressed text, or cut short")
+    ends = np.flatnonzero(~values & 32)
+    starts = np.concatenate([[0], ends[:-1] + 1]) if len(ends) else ends
+    lengths = ends - starts + 1
+    if len(lengths) and lengths.max() > 6:  # 30 bits: more than any mask has pixels
+        raise ValueError("counts: holds a run of impossible length")
+    shifts = 5 * (np.arange(len(values)) - np.repeat(starts, lengths))
+    runs = np.add.reduceat((values & 31) << shifts, starts) if len(starts) else values
+    runs = runs - np.where(values[ends] & 16, np.int64(1) << (5 * lengths), 0)
+    for first in (1, 2):
+        runs[first::2] = np.cumsum(runs[first::2])
+    return runs
 
 
 def _compressed(rle: Mapping[str, Any]) -> dict[str, Any]:
