@@ -14,12 +14,14 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 
+from sam_hf.hub.conversion_facts import FACTS, facts_of
 from sam_hf.hub.converted_files import CALIBRATION, PROCESSOR_FILES, UNUSED_WEIGHTS
 from sam_hf.hub.hub_folders import find_source
 from sam_hf.hub.meta_names import is_unused, to_meta_names, to_our_names
 from sam_hf.hub.variants import META_DECODER_EPS, TRANSFORMERS_DECODER_EPS, check_variant, infer_config
-from sam_hf.hub.weight_files import MAX_BYTES, read_folder_weights, read_json, read_weight_file
+from sam_hf.hub.weight_files import MAX_BYTES, folder_weights, read_folder_weights, read_json, read_weight_file
 from sam_hf.hub.wrapped_weights import find_weights, settle
+from sam_hf.model.checkpoint_names import resolve
 from sam_hf.model.configuration_sam import SamConfig
 from sam_hf.model.image_processing_sam import SamImageProcessor
 from sam_hf.model.processing_sam import SamProcessor
@@ -45,6 +47,7 @@ class Checkpoint:
         processor: What prepares its inputs.
         unused: Weights that no part of the model reads, by their own names.
         files: Further files that belong to it, by name.
+        facts: Where it comes from, and what its training says of itself.
         notes: What a user should know, one sentence each.
     """
 
@@ -54,6 +57,7 @@ class Checkpoint:
     processor: SamProcessor
     unused: dict[str, Tensor] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -107,12 +111,24 @@ def read_checkpoint(
             files[CALIBRATION] = (place / CALIBRATION).read_bytes()
     with _sentence(f"{name!r} has settings of an image processor that cannot be used"):
         processor = _processor(config, place, record.get("image_processor"), pixels)
-    return Checkpoint(name, config, weights, processor, unused, files, tuple(notes))
+    facts = _facts(name, place, record.get("training"), config.text_config is not None)
+    return Checkpoint(name, config, weights, processor, unused, files, facts, tuple(notes))
 
 
 def textless(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights without those of the text branch."""
     return {name: weight for name, weight in weights.items() if not name.startswith(TEXT)}
+
+
+def _facts(name: str, place: Path, recorded: Any, has_text: bool) -> dict[str, Any]:
+    """Facts for a model card; `recorded` are those in a `.pth` that was written here."""
+    on_hub = not Path(resolve(name)).expanduser().exists()
+    known = recorded if isinstance(recorded, dict) else {}
+    if place.is_dir() and (place / FACTS).is_file():
+        known = read_json(place / FACTS)
+    shown = name if on_hub else Path(os.path.abspath(Path(name).expanduser())).name
+    files = folder_weights(place)[1] if place.is_dir() else [place]
+    return facts_of(shown, place.name if on_hub else None, files, known, has_text)
 
 
 def _processor(

@@ -5,7 +5,8 @@
 TinyViT) loads. Values are moved, never computed with: they come back bit by bit, in their number format.
 
 A `.pth` says nothing about what its tensors do not show. Ours therefore has a record beside them (configuration,
-settings of the image processor), which other readers do not look at and which makes the way back exact.
+settings of the image processor, where the weights come from), which other readers do not look at and which makes the
+way back exact.
 
 Source: transformers' conversion script for SAM. Differs in: both directions, any size, MobileSAM, half precision,
 shards, wrapped checkpoints; the epsilon of the decoder's norms is Meta's 1e-5, where that script leaves 1e-6.
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from sam_hf.hub.checkpoint_reading import TEXT, Checkpoint, read_checkpoint, textless
+from sam_hf.hub.conversion_facts import FACTS, facts_with_text, facts_without_text
 from sam_hf.hub.converted_files import (
     CALIBRATION,
     check_apart,
@@ -125,7 +127,9 @@ def convert(
         checkpoint = _write_meta(checkpoint, model, place)
     else:
         loaded_in = checkpoint.config.dtype or _widest(model)
-        write_folder(place, model, checkpoint.processor, loaded_in, checkpoint.unused, checkpoint.files)
+        facts = (json.dumps(checkpoint.facts, indent=1, ensure_ascii=False) + "\n").encode()
+        more = checkpoint.files | {FACTS: facts}
+        write_folder(place, model, checkpoint.processor, loaded_in, checkpoint.unused, more)
     dtype = ", ".join(sorted({str(weight.dtype).removeprefix("torch.") for weight in model.parameters()}))
     kept = () if dtype == "float32" else (f"the weights are {dtype}, and stay so",)
     return Conversion(
@@ -166,6 +170,7 @@ def _with_text(checkpoint: Checkpoint, other: Checkpoint) -> Checkpoint:
         weights=textless(checkpoint.weights) | text,
         processor=SamProcessor(checkpoint.processor.image_processor, text_config=text_config),
         files=files,
+        facts=facts_with_text(checkpoint.facts, other.facts),
         notes=notes,
     )
 
@@ -196,6 +201,7 @@ def _fit(checkpoint: Checkpoint, layout: str, drop_text: bool) -> Checkpoint:
             weights=textless(checkpoint.weights),
             processor=SamProcessor(checkpoint.processor.image_processor),
             files={name: content for name, content in checkpoint.files.items() if name != CALIBRATION},
+            facts=facts_without_text(checkpoint.facts),
             notes=(*checkpoint.notes, f"the text branch ({count} weights) was left out"),
         )
     if layout == "transformers" and checkpoint.config.is_extended:
@@ -246,6 +252,7 @@ def _write_meta(checkpoint: Checkpoint, model: SamModel, place: Path) -> Checkpo
         "config": json.loads(config.to_json_string(use_diff=False)),
         "image_processor": checkpoint.processor.to_dict()["image_processor"],
         "blank_classifier": bool(blank),
+        "training": checkpoint.facts,
     }
     write_meta_file(place, weights | unused | blank, record)
     return replace(checkpoint, notes=tuple(notes))

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sam_hf.hub.conversion_facts import FACTS, ORIGIN
 from sam_hf.hub.weight_files import RECORD, read_json
 from sam_hf.model.atomic_saving import replaced_whole, saved_whole
 from sam_hf.model.modeling_sam import SamModel
@@ -83,6 +84,8 @@ def plan_target(target: Path, is_file: bool, overwrite: bool) -> None:
     if held and target.samefile(Path.cwd()):
         raise ValueError(f"target: {str(target)!r} is the working folder, and not empty: choose another name")
     ours = _converted_files()
+    if FACTS in held and ORIGIN in read_json(target / FACTS):  # a training's own may be all there is of that training
+        ours.add(FACTS)
     foreign = [name for name in held if name not in ours and not WEIGHTS.fullmatch(name)]
     if foreign:
         raise ValueError(

@@ -5,12 +5,14 @@ reached may be the processor's mean, or the safetensors that go before a pickle.
 """
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+from sam_hf.hub.conversion_facts import FACTS
 from sam_hf.hub.converted_files import CALIBRATION, PROCESSOR_FILES, UNUSED_WEIGHTS
 from sam_hf.hub.weight_files import FOLDER_WEIGHTS, is_plain_name, read_json
 from sam_hf.model.checkpoint_names import resolve
@@ -75,6 +77,8 @@ def _fetch(name: str, options: dict[str, Any]) -> Path:
         get(UNUSED_WEIGHTS)  # no other checkpoint has these two
     if config.get("text_config") is not None:
         get(CALIBRATION)
+    with suppress(OSError):  # words for a card: a copy in the cache that was made without them is whole
+        get(FACTS)
     for file in FOLDER_WEIGHTS:
         found = get(file)
         if found is not None:

@@ -28,6 +28,7 @@ __all__ = [
     "FOLDER_WEIGHTS",
     "MAX_BYTES",
     "RECORD",
+    "folder_weights",
     "is_plain_name",
     "read_folder_weights",
     "read_json",
@@ -88,14 +89,14 @@ def read_weight_file(path: Path, max_bytes: int = MAX_BYTES) -> tuple[Any, dict[
     return content, record
 
 
-def read_folder_weights(folder: Path, max_bytes: int = MAX_BYTES) -> tuple[dict[str, Tensor], list[str]]:
-    """Reads the weights of a transformers folder, whole or in shards.
+def folder_weights(folder: Path) -> tuple[str, list[Path]]:
+    """The files that a transformers folder's weights are in.
 
     Returns:
-        Tensors by name, and notes on what they were read from.
+        The name of the one that leads to them, out of `FOLDER_WEIGHTS`, and the files.
 
     Raises:
-        ValueError: There are none, a shard is missing, or a file cannot be used.
+        ValueError: There are none, or a shard is missing.
     """
     found = next((name for name in FOLDER_WEIGHTS if (folder / name).is_file()), None)
     if found is None:
@@ -109,25 +110,39 @@ def read_folder_weights(folder: Path, max_bytes: int = MAX_BYTES) -> tuple[dict[
     for name in names:
         if not (folder / name).is_file():
             raise ValueError(f"the folder {str(folder)!r} lacks the shard {name!r} that {found!r} names")
-    size = sum((folder / name).stat().st_size for name in names)
+    return found, [folder / name for name in names]
+
+
+def read_folder_weights(folder: Path, max_bytes: int = MAX_BYTES) -> tuple[dict[str, Tensor], list[str]]:
+    """Reads the weights of a transformers folder, whole or in shards.
+
+    Returns:
+        Tensors by name, and notes on what they were read from.
+
+    Raises:
+        ValueError: There are none, a shard is missing, or a file cannot be used.
+    """
+    found, files = folder_weights(folder)
+    size = sum(file.stat().st_size for file in files)
     if size > max_bytes:
         raise ValueError(f"the folder {str(folder)!r} has {size >> 20} MB, over the cap of {max_bytes >> 20} MB")
     weights: dict[str, Tensor] = {}
-    for name in names:
-        content, _ = read_weight_file(folder / name, max_bytes)
+    for file in files:
+        content, _ = read_weight_file(file, max_bytes)
         if not isinstance(content, Mapping):
-            raise ValueError(f"{str(folder / name)!r} holds a {type(content).__name__} instead of weights by name")
+            raise ValueError(f"{str(file)!r} holds a {type(content).__name__} instead of weights by name")
         twice = sorted(set(weights) & set(content), key=str)
         if twice:
-            raise ValueError(f"the weight {twice[0]!r} of {str(folder / name)!r} is in another shard as well")
+            raise ValueError(f"the weight {twice[0]!r} of {str(file)!r} is in another shard as well")
         weights.update(content)
     unfolded = _size_of(weights)
     if unfolded > max_bytes:
         raise ValueError(f"{str(folder)!r} unfolds to {unfolded >> 20} MB, over the cap of {max_bytes >> 20} MB")
-    lacking = sorted(set(shards) - set(weights)) if found.endswith(".index.json") else []
+    promised = read_json(folder / found)["weight_map"] if found.endswith(".index.json") else ()
+    lacking = sorted(set(promised) - set(weights))
     if lacking:
         raise ValueError(f"{found!r} promises {lacking[0]!r}, and {len(lacking) - 1} more, that no shard holds")
-    notes = [f"the weights were in {len(names)} shards"] if len(names) > 1 else []
+    notes = [f"the weights were in {len(files)} shards"] if len(files) > 1 else []
     return weights, notes + [f"the weights were a pickle, {found}"] * found.startswith("pytorch_model")
 
 
