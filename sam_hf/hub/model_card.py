@@ -18,7 +18,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from sam_hf.model.checkpoint_checks import check_folder, read_json
+from sam_hf.model.checkpoint_checks import check_folder
+from sam_hf.model.checkpoint_files import TRAINING, read_json
 from sam_hf.model.checkpoint_names import resolve
 from sam_hf.model.configuration_sam import SamConfig, SamTinyViTConfig
 from sam_hf.model.weight_checks import check_weight_files
@@ -28,7 +29,6 @@ __all__ = ["KINDS", "NOT_MEASURED", "card_for", "describe_checkpoint", "fill_car
 NOT_MEASURED = "not measured"
 KINDS = ("synthetic", "text", "converted")
 RELATIONS = ("finetune", "adapter", "merge", "quantized")  # the Hub's
-TRAINING = "training.json"  # beside the weights: what the training says of itself
 HEAD = re.compile(r"\A---\r?\n(.*?)\r?\n---\r?\n", re.DOTALL)
 REQUIRED_HEAD = {"library_name": "transformers", "pipeline_tag": "mask-generation"}
 ARCHITECTURES = {768: "ViT-B", 1024: "ViT-L", 1280: "ViT-H"}
@@ -206,7 +206,7 @@ def _check_head(head: dict[str, Any]) -> None:
 
 
 class _NotMeasured(jinja2.ChainableUndefined):
-    """A placeholder that nothing fills; chains, so that `a.b.c` of nothing is nothing."""
+    """A name in the template that no fact has; chains, so that `a.b.c` of nothing is nothing."""
 
     def __str__(self) -> str:
         return NOT_MEASURED

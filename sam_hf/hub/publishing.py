@@ -196,6 +196,7 @@ def _complete(folder: Path, stage: Path, repo_id: str, predictor: SamPredictor |
             f"{'has none' if has_text else 'has one'}: save the processor with text_config=model.config.text_config"
         )
     if config.is_extended or not all((stage / name).exists() for name in PROCESSOR_FILES):
+        processor.extended = config.is_extended
         with _rewritten(stage, *PROCESSOR_FILES):
             processor.save_pretrained(stage)
     if config.is_extended:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 PART = ".sam_hf-saving-"
 REPLACED = "replaced"
 STALE = 3600.0  # seconds after which what a killed save has left is nobody's any more
-WEIGHTS = re.compile(r"(?P<stem>model(?:\.[\w-]+?)?)(?:-\d{5}-of-\d{5})?\.safetensors")
+WEIGHTS = re.compile(r"(?P<stem>model(?:\.[\w-]+?)?)(?:-\d{5}-of-\d{5})?\.safetensors")  # of a variant or of none
 
 
 @contextmanager

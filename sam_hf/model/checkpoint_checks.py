@@ -5,7 +5,6 @@
 way but for the folder. What libraries say in their own words about the rest is said in ours (`problems_named`).
 """
 
-import json
 import logging
 import os
 import re
@@ -20,11 +19,10 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 
+from .checkpoint_files import CONFIG, PICKLES, PROCESSOR_FILES, read_json
 from .hub_access import scrubbed
 from .weight_checks import check_weight_files, first_lines
 
-PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-JSON_FILES = ("config.json", "processor_config.json", "preprocessor_config.json")
 # What says that the Hub did not answer, beside OSError; newer versions of huggingface_hub have one more.
 UNREACHABLE = tuple(
     kind for kind in [getattr(huggingface_hub.errors, "RevisionResolutionError", None)] if kind is not None
@@ -71,9 +69,9 @@ def check_folder(
             raise OSError(f"there is no checkpoint folder {str(name)!r}")
         return
     folder = place / subfolder
-    present = [file for file in JSON_FILES if (folder / file).exists()]
-    if config and "config.json" not in present:
-        raise OSError(f"the checkpoint folder {str(name)!r} has no config.json")
+    present = [file for file in (CONFIG, *PROCESSOR_FILES) if (folder / file).exists()]
+    if config and CONFIG not in present:
+        raise OSError(f"the checkpoint folder {str(name)!r} has no {CONFIG}")
     for file in present:
         read_json(folder / file)
     if not weights:
@@ -103,24 +101,6 @@ def pickle_refused(name: Any) -> str:
         f"the checkpoint {str(name)!r} has its weights as a pickle only ({PICKLES[0]}), which can run code when it is "
         "read, and no model.safetensors: convert it, or, if you trust its author, pass use_safetensors=False"
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        OSError: It is no file, or cannot be read.
-        ValueError: It holds something else.
-    """
-    if not path.is_file():
-        raise OSError(f"{str(path)!r} must be a file")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{str(path)!r} is not JSON: {first_lines(error)}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{str(path)!r} must be a JSON object, got {type(content).__name__}")
-    return content
 
 
 def _shards(index: Path) -> list[Path]:

@@ -17,9 +17,12 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineMod
 from huggingface_hub.file_download import repo_folder_name
 from transformers.utils import extract_commit_hash, logging
 
+from .checkpoint_files import CONFIG, PROCESSOR_FILES
+
 logger = logging.get_logger(__name__)
 
-FILES = ("config.json", "processor_config.json", "preprocessor_config.json")  # a checkpoint or a processor has one
+# Arguments of a `from_pretrained` that choose files.
+HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 
 
 @contextmanager
@@ -116,7 +119,7 @@ def _note(name: str, revision: str, commit: str, cache_dir: Any) -> None:
 
 def _cached_commit(name: str, options: dict[str, Any]) -> str | None:
     """The commit of the copy in the cache, if there is one."""
-    for file in FILES:
+    for file in (CONFIG, *PROCESSOR_FILES):  # a checkpoint or a processor has one
         try:
             path = try_to_load_from_cache(
                 name,

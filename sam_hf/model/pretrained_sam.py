@@ -16,6 +16,7 @@ from .checkpoint_names import resolve
 from .configuration_sam import SamConfig
 from .hub_access import pinned, read_token
 from .optimization import Optimization, optimize
+from .remote_code import claim_processor
 from .weight_checks import check_finite, check_shapes, check_some_loaded, check_weight_files
 
 logger = logging.get_logger(__name__)
@@ -130,6 +131,8 @@ class SamPreTrainedModel(PreTrainedModel):
             )
         with saved_whole(save_directory) as part:
             super().save_pretrained(part, True, *args, **options, **saving)
+            if self.config.model_type == SamConfig.model_type:
+                claim_processor(save_directory, part)
         if push_to_hub:
             repo_id = kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory)))
             self.push_to_hub(repo_id, max_shard_size=max_shard_size, **kwargs)

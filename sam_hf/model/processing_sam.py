@@ -5,20 +5,23 @@ that text and mask prompts are understood, prompts may be ragged at every level,
 are float32, and what cannot be meant is refused (see ``prompt_preparation`` and ``text_prompts``).
 """
 
+import copy
 import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 from transformers.image_processing_utils import BatchFeature
 from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, ProcessorMixin, TextKwargs, Unpack
-from transformers.utils import logging
+from transformers.utils import cached_file, logging
 
 from .atomic_saving import saved_whole
 from .checkpoint_checks import check_folder, problems_named
+from .checkpoint_files import CONFIG, PROCESSOR_FILES, read_json
 from .checkpoint_names import resolve
-from .hub_access import pinned
+from .hub_access import HUB_OPTIONS, pinned
 from .image_operations import height_width
 from .image_processing_sam import SamImageProcessor, SamImageProcessorPil
 from .mask_postprocessing import preprocess_shape, size_list
@@ -32,7 +35,7 @@ from .prompt_preparation import (
     stack_points,
     stack_rows,
 )
-from .remote_code import IMAGE_PROCESSORS, PROCESSORS, write_remote_code
+from .remote_code import PROCESSORS, name_classes, write_remote_code
 from .text_prompts import NO_TEXT_BRANCH, encode_texts, read_texts
 from .weight_checks import first_lines
 
@@ -42,7 +45,15 @@ PROMPTS = ("segmentation_maps", "input_points", "input_labels", "input_boxes", "
 
 
 def _damaged(name: Any, error: Exception) -> str:
-    return f"processor_config.json or preprocessor_config.json of {str(name)!r} is damaged: {first_lines(error)}"
+    return f"{' or '.join(PROCESSOR_FILES)} of {str(name)!r} is damaged: {first_lines(error)}"
+
+
+def _is_extended(folder: str | os.PathLike) -> bool:
+    """Whether the model in a folder is one that stock transformers cannot read."""
+    try:
+        return read_json(Path(folder) / CONFIG).get("model_type") == "sam_hf"
+    except (OSError, ValueError):
+        return False
 
 
 class SamImagesKwargs(ImagesKwargs, total=False):
@@ -70,13 +81,15 @@ class SamProcessor(ProcessorMixin):
         image_processor: `SamImageProcessor` or `SamImageProcessorPil`.
         text_config: The model's text configuration (``vocab_size``, ``context_length``; a dict or a configuration), or
             None for a checkpoint without text branch.
+        extended: Whether the checkpoint is one that stock transformers cannot read ("sam_hf"), as every one with text
+            is: then auto classes are told to load this class. Saved beside such a model, a processor learns it there.
     """
 
     valid_processor_kwargs = SamProcessorKwargs
     point_pad_value = PADDING
     image_processor_classes = {"torchvision": SamImageProcessor, "pil": SamImageProcessorPil}
 
-    def __init__(self, image_processor: Any, text_config: Any = None):
+    def __init__(self, image_processor: Any, text_config: Any = None, extended: bool = False):
         super().__init__(image_processor)
         self.target_size = self.image_processor.size["longest_edge"]
         if text_config is not None and not isinstance(text_config, Mapping):
@@ -86,6 +99,7 @@ class SamProcessor(ProcessorMixin):
         if text_config is not None:
             text_config = {name: text_config[name] for name in ("vocab_size", "context_length") if name in text_config}
         self.text_config = text_config
+        self.extended = extended or text_config is not None
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args, **kwargs) -> "SamProcessor":
@@ -102,12 +116,26 @@ class SamProcessor(ProcessorMixin):
                 raise ValueError(_damaged(name, error)) from error
 
     @classmethod
+    def get_processor_dict(cls, pretrained_model_name_or_path, **kwargs) -> tuple[dict[str, Any], dict[str, Any]]:
+        """processor_config.json, {} where there is none, and the arguments that choose no file.
+
+        transformers' own also asks the Hub, at every load, for chat templates, which no SAM has.
+        """
+        files = {name: kwargs.pop(name, None) for name in (*HUB_OPTIONS, "proxies")}
+        for name in ("_from_pipeline", "_from_auto"):
+            kwargs.pop(name, None)
+        given = {name: value for name, value in files.items() if value is not None}
+        name = str(pretrained_model_name_or_path)
+        file = cached_file(name, PROCESSOR_FILES[0], _raise_exceptions_for_missing_entries=False, **given)
+        return ({} if file is None else read_json(Path(file))), kwargs
+
+    @classmethod
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs) -> list[Any]:
         # transformers would ask AutoImageProcessor, which gives its own class for "sam" checkpoints
         backend = kwargs.pop("backend", None) or "torchvision"
         if backend not in cls.image_processor_classes:
             raise ValueError(f"backend: expected one of {sorted(cls.image_processor_classes)}, got {backend!r}")
-        for name in ("use_fast", "trust_remote_code", "code_revision", "_from_auto", "text_config"):
+        for name in ("use_fast", "trust_remote_code", "code_revision", "_from_auto", "text_config", "extended"):
             kwargs.pop(name, None)
         try:
             return [cls.image_processor_classes[backend].from_pretrained(pretrained_model_name_or_path, **kwargs)]
@@ -117,29 +145,16 @@ class SamProcessor(ProcessorMixin):
             raise ValueError(_damaged(pretrained_model_name_or_path, error)) from error
 
     def to_dict(self) -> dict[str, Any]:
-        """Serialise; without text branch the result is what transformers writes.
-
-        With one, the name of the processor is left out: it is also transformers' own, which would drop the text in
-        silence. The model's type then tells the auto classes what to load; without this package, `auto_map` does. The
-        image processor is named as this package registers it, because transformers before 5.23 looks for its name
-        before it looks for code of the user's.
-        """
+        """Serialise; for a plain checkpoint the result is what transformers writes. See `remote_code.name_classes`."""
         output = super().to_dict()
-        images = output["image_processor"]
-        for part in (output, images):
-            part.pop("auto_map", None)  # of what it was loaded from
         if output.get("text_config") is None:
             output.pop("text_config", None)
-            # The names that every version of transformers knows, whichever subclass this is.
-            output["processor_class"], images["image_processor_type"] = "SamProcessor", "SamImageProcessor"
-        else:
-            output.pop("processor_class", None)
-            images["image_processor_type"] = "SamHfImageProcessor"  # as this package registers it
-            output["auto_map"], images["auto_map"] = PROCESSORS, IMAGE_PROCESSORS
-        return output
+        if self.text_config is not None or not self.extended:
+            output.pop("extended", None)  # goes without saying
+        return name_classes(output, self.extended)
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
-        """Write processor_config.json, preprocessor_config.json for older readers and, with text, the source files.
+        """Write processor_config.json, preprocessor_config.json for older readers and, if extended, the source files.
 
         Args:
             save_directory: Folder; made if needed.
@@ -149,15 +164,17 @@ class SamProcessor(ProcessorMixin):
         Returns:
             The paths of the two files.
         """
+        claimed = copy.copy(self)
+        claimed.extended = self.extended or _is_extended(save_directory)
         with saved_whole(save_directory) as part:
-            written = super().save_pretrained(part)
-            if self.text_config is not None:
+            written = super(SamProcessor, claimed).save_pretrained(part)
+            if claimed.extended:
                 write_remote_code(part, PROCESSORS)
-            with open(os.path.join(part, "preprocessor_config.json"), "w", encoding="utf-8") as file:
-                file.write(json.dumps(self.to_dict()["image_processor"], indent=2, sort_keys=True) + "\n")
+            with open(os.path.join(part, PROCESSOR_FILES[1]), "w", encoding="utf-8") as file:
+                file.write(json.dumps(claimed.to_dict()["image_processor"], indent=2, sort_keys=True) + "\n")
         if push_to_hub:
             self.push_to_hub(**{"repo_id": os.path.basename(os.path.normpath(save_directory))} | kwargs)
-        names = [*(os.path.relpath(path, part) for path in written), "preprocessor_config.json"]
+        names = [*(os.path.relpath(path, part) for path in written), PROCESSOR_FILES[1]]
         return [os.path.join(save_directory, name) for name in names]
 
     def __call__(

@@ -4,9 +4,13 @@ With `trust_remote_code=True` transformers imports the files from beside the wei
 transformers cannot read ("sam_hf") get them; a plain "sam" one needs no code, and carries none.
 """
 
+import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
+
+from .checkpoint_files import PROCESSOR_FILES, read_json
 
 SOURCES = Path(__file__).resolve().parent
 IMAGE_PROCESSORS = {
@@ -55,6 +59,51 @@ def write_remote_code(folder: str | os.PathLike, classes: dict[str, str | list[s
         finally:
             part.unlink(missing_ok=True)
     return present
+
+
+def name_classes(processor: dict[str, Any], extended: bool) -> dict[str, Any]:
+    """What a processor_config.json says, with the names by which its classes are found.
+
+    A plain checkpoint's are those that every version of transformers knows. In an extended one ("sam_hf") the name of
+    the processor is left out: it is also transformers' own, which would be loaded in silence, and knows no text and no
+    masks per prompt. The model's type then tells the auto classes what to load; without this package, `auto_map` does.
+    The image processor is named as this package registers it, because transformers before 5.23 looks for its name
+    before it looks for code of the user's.
+
+    Args:
+        processor: As transformers serialises it.
+        extended: Whether it is an extended checkpoint's.
+    """
+    named, images = dict(processor), dict(processor["image_processor"])
+    for part in (named, images):
+        part.pop("auto_map", None)  # of what it was loaded from
+    if extended:
+        named.pop("processor_class", None)
+        images["image_processor_type"] = "SamHfImageProcessor"
+        named["auto_map"], images["auto_map"] = PROCESSORS, IMAGE_PROCESSORS
+    else:
+        named["processor_class"], images["image_processor_type"] = "SamProcessor", "SamImageProcessor"
+    return named | {"image_processor": images}
+
+
+def claim_processor(folder: str | os.PathLike, target: str | os.PathLike) -> None:
+    """Write the processor files of a folder, if it has some, with the names of an extended checkpoint.
+
+    For a model that is saved beside a processor which did not know whose it was.
+
+    Args:
+        folder: Where the processor is.
+        target: Where the files go.
+    """
+    try:
+        content = read_json(Path(folder) / PROCESSOR_FILES[0])
+        known = {} if content.get("text_config") else {"extended": True}
+        claimed = name_classes(content | known, extended=True)
+    except (OSError, ValueError, LookupError, TypeError):
+        return  # none there, or none that could be loaded
+    for name, part in zip(PROCESSOR_FILES, (claimed, claimed["image_processor"]), strict=True):
+        text = json.dumps(part, indent=2, sort_keys=True) + "\n"
+        Path(target, name).write_text(text, encoding="utf-8")
 
 
 def _module(name: str) -> Path:

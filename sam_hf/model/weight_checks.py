@@ -65,11 +65,12 @@ def _header(file: Path) -> dict[str, dict[str, Any]]:
 
 
 def _no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
-    if twice is not None:
-        raise ValueError(f"the name {twice!r} stands twice in its header")
-    return dict(pairs)
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"the name {name!r} stands twice in its header")
+        found[name] = value
+    return found
 
 
 def check_shapes(shapes: dict[str, tuple[int, ...]], model: nn.Module, name: Any) -> None:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import torch
-from client_steps import ASKED, IMAGE, RESULTS, control, finish, kind, masks_of, step
+from client_steps import ASKED, IMAGE, RESULTS, answers_of, control, finish, kind, masks_of, step
 from huggingface_hub import constants
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForMaskGeneration, AutoProcessor
@@ -16,7 +16,7 @@ import sam_hf
 from sam_hf.cli import main
 from sam_hf.hub.publishing import publish
 
-TEXT, PLAIN, PLACE = ASKED["text"], ASKED["plain"], Path(ASKED["place"])
+TEXT, PLAIN, MOBILE, PLACE = ASKED["text"], ASKED["plain"], ASKED["mobile"], Path(ASKED["place"])
 WRITER = {"token": "hf_writer"}
 
 
@@ -59,6 +59,11 @@ def read_token():
 def text():
     done = publish(TEXT, "org/text", **WRITER)
     return {"files": list(done.files), "sizes": list(done.files.values()), "url": done.commit_url, "pr": done.pr_url}
+
+
+@step
+def mobile():
+    return list(publish(MOBILE, "org/mobile", examples=False, **WRITER).files)
 
 
 @step
@@ -149,10 +154,39 @@ def same_masks():
 
 
 @step
+def answers():
+    found = {}
+    for name, without in (("text", ()), ("mobile", ("text",))):
+        model = sam_hf.SamModel.from_pretrained(ASKED[name])
+        found[name] = answers_of(model, sam_hf.SamProcessor.from_pretrained(ASKED[name]), name, *without)
+    return found
+
+
+@step
+def requests():
+    """What the stand-in hears while a checkpoint is loaded into an empty cache, and again from there."""
+    heard, options = {}, {"cache_dir": str(PLACE / "counted")}
+    doors = {"model": sam_hf.SamModel, "processor": sam_hf.SamProcessor, "predictor": sam_hf.SamPredictor}
+    control()
+    for when in ("first", "again"):
+        for name, door in doors.items():
+            door.from_pretrained("org/text", **options)
+            heard[f"{name}, {when}"] = control()["heard"]
+    sam_hf.SamModel.from_pretrained("org/text", revision=control()["commits"]["org/text"], **options)
+    heard["a commit"] = control()["heard"]
+    sam_hf.SamModel.from_pretrained("org/text", local_files_only=True, **options)
+    heard["local files only"] = control()["heard"]
+    for name, door in {"AutoModel": AutoModel, "AutoProcessor": AutoProcessor}.items():
+        door.from_pretrained("org/text", **options)
+        heard[name] = control()["heard"]
+    return heard
+
+
+@step
 def kinds():
     found = {}
     for auto in (AutoConfig, AutoModel, AutoModelForMaskGeneration, AutoProcessor, AutoImageProcessor):
-        for name in ("org/text", "org/plain"):
+        for name in ("org/text", "org/mobile", "org/plain"):
             for trust in (None, True):
                 loaded = auto.from_pretrained(name, trust_remote_code=trust)
                 found[f"{auto.__name__} {name} {trust}"] = kind(loaded)
@@ -250,7 +284,7 @@ def hanging_uncached():
     sam_hf.SamModel.from_pretrained("org/text", cache_dir=str(PLACE / "hanging"))
 
 
-RESULTS["questions_in_vain"] = control()["questions"]
+RESULTS["heard_in_vain"] = control()["heard"]
 
 
 @step
@@ -258,7 +292,7 @@ def hanging_cached():
     return digest("org/text")
 
 
-RESULTS["questions_in_vain_cached"] = control()["questions"]
+RESULTS["heard_in_vain_cached"] = control()["heard"]
 
 
 control(faults={}, stop=True)

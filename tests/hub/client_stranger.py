@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from client_steps import ASKED, IMAGE, finish, kind, masks_of, step
+from client_steps import ASKED, IMAGE, answers_of, finish, kind, masks_of, step
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForMaskGeneration, AutoProcessor, pipeline
 
@@ -20,18 +20,22 @@ AUTOS = (AutoConfig, AutoModel, AutoModelForMaskGeneration, AutoProcessor, AutoI
 
 @step
 def kinds():
-    found = {auto.__name__: kind(auto.from_pretrained("org/text", **TRUST)) for auto in AUTOS}
-    found["pil"] = kind(AutoImageProcessor.from_pretrained("org/text", backend="pil", **TRUST))
+    found = {}
+    for name in ("org/text", "org/mobile"):
+        found[name] = {auto.__name__: kind(auto.from_pretrained(name, **TRUST)) for auto in AUTOS}
+        found[name]["pil"] = kind(AutoImageProcessor.from_pretrained(name, backend="pil", **TRUST))
     return found
 
 
 @step
-def points():
-    model, processor = (
-        AutoModel.from_pretrained("org/text", **TRUST),
-        AutoProcessor.from_pretrained("org/text", **TRUST),
-    )
-    return {"points": masks_of(model, processor), "box": masks_of(model, processor, input_boxes=[[[5, 5, 40, 30]]])}
+def answers():
+    found = {}
+    for name in ("text", "mobile"):
+        model = AutoModel.from_pretrained(f"org/{name}", **TRUST)
+        processor = AutoProcessor.from_pretrained(f"org/{name}", **TRUST)
+        without = ("text",) if name == "mobile" or "open_clip" in ASKED["blocked"] else ()
+        found[name] = answers_of(model, processor, name, *without)
+    return found
 
 
 @step
@@ -46,7 +50,7 @@ def phrase():
         AutoModel.from_pretrained("org/text", **TRUST),
         AutoProcessor.from_pretrained("org/text", **TRUST),
     )
-    return masks_of(model, processor, text="red mug")
+    masks_of(model, processor, text="red mug")
 
 
 @step

@@ -312,10 +312,10 @@ class Answers(BaseHTTPRequestHandler):
         self.hub.faults = asked.get("faults", self.hub.faults)
         for repo_id, changes in asked.get("repos", {}).items():
             self.hub.repos[repo_id].update(changes)
-        questions, self.hub.counted = len(self.hub.log) - self.hub.counted, len(self.hub.log)
-        self._json(
-            {"questions": questions, "files": {repo_id: sorted(self.hub.files(repo_id)) for repo_id in self.hub.repos}}
-        )
+        heard, self.hub.counted = self.hub.log[self.hub.counted : -1], len(self.hub.log)
+        files = {repo_id: sorted(self.hub.files(repo_id)) for repo_id in self.hub.repos}
+        commits = {repo_id: repo["refs"]["main"] for repo_id, repo in self.hub.repos.items()}
+        self._json({"heard": heard, "files": files, "commits": commits})
         if asked.get("stop"):
             self.close_connection = True
             threading.Thread(target=self.hub.stop).start()
@@ -390,9 +390,32 @@ def run_client(hub, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def owner(hub, run_client, plain_checkpoint, text_checkpoint):
+def mobile_checkpoint(tmp_path_factory):
+    """Folder of a random SAM with a TinyViT encoder (model_type "sam_hf", no text branch), input 64 px."""
+    import torch
+
+    from sam_hf import SamConfig, SamImageProcessor, SamModel, SamProcessor
+
+    folder = tmp_path_factory.mktemp("mobile-sam")
+    vision = {"model_type": "sam_tiny_vit", "embed_dims": [8, 16], "depths": [1, 1], "num_heads": [1, 2]}
+    vision |= {"window_sizes": [7, 4], "strides": [2], "image_size": 64, "output_channels": 16, "num_pos_feats": 8}
+    decoder = {"mlp_dim": 16, "num_attention_heads": 2, "iou_head_hidden_dim": 16}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        SamModel(SamConfig(vision_config=vision, mask_decoder_config=decoder)).save_pretrained(folder)
+    square, low = {"height": 64, "width": 64}, {"height": 32, "width": 32}
+    images = SamImageProcessor(
+        size={"longest_edge": 64}, pad_size=square, mask_size={"longest_edge": 32}, mask_pad_size=low
+    )
+    SamProcessor(images).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def owner(hub, run_client, plain_checkpoint, text_checkpoint, mobile_checkpoint):
     """Results of `client_owner`, and what it left in the stand-in."""
-    results = run_client("client_owner.py", text=str(text_checkpoint), plain=str(plain_checkpoint))
+    folders = {"text": str(text_checkpoint), "plain": str(plain_checkpoint), "mobile": str(mobile_checkpoint)}
+    results = run_client("client_owner.py", **folders)
     results["log"] = list(hub.log)
     hub.faults.clear()
     hub.start()
