@@ -20,7 +20,8 @@ def test_the_package_goes_before_remote_code_and_stock_sam_stays_stock(owner, tr
     stock = ("SamConfig", "SamModel", "SamModel", "SamProcessor", "SamImageProcessor")
     autos = ("AutoConfig", "AutoModel", "AutoModelForMaskGeneration", "AutoProcessor", "AutoImageProcessor")
     for auto, our, theirs in zip(autos, ours, stock, strict=True):
-        assert owner["kinds"][f"{auto} org/text {trust}"] == f"sam_hf {our}"
+        for name in ("org/text", "org/mobile"):
+            assert owner["kinds"][f"{auto} {name} {trust}"] == f"sam_hf {our}"
         assert owner["kinds"][f"{auto} org/plain {trust}"] == f"transformers {theirs}"
 
 
@@ -66,6 +67,30 @@ def test_the_command_line_says_it_in_one_line(owner):
     code, out, err = owner["stopped_command"]
     assert code == 2 and out == ""
     assert "org/none" in err.splitlines()[-1] and "Traceback" not in err
+
+
+def _asked(heard: list[str], what: str) -> list[str]:
+    return [request for request in heard if what in request]
+
+
+def test_the_hub_is_asked_once_which_commit_it_is(owner):
+    heard, commit = owner["requests"], owner["text"]["url"].split("/")[-1]
+    for door in ("model", "processor", "predictor"):
+        first, again = heard[f"{door}, first"], heard[f"{door}, again"]
+        assert again == ["GET /api/models/org/text"], door  # and no file is asked about
+        assert _asked(first, "/api/") == ["GET /api/models/org/text"], door
+        assert all(f"/resolve/{commit}/" in request for request in _asked(first, "/resolve/")), door
+        assert len(set(first)) == len(first), door  # nothing two times
+    for file in ("config.json", "model.safetensors"):
+        assert _asked(heard["model, first"], f"{commit}/{file}")
+    assert len(_asked(heard["model, first"], "GET /cdn/")) == 1
+    assert heard["a commit"] == heard["local files only"] == []  # there is nothing to ask
+    assert len(_asked(heard["AutoModel"], "/api/")) == 1
+
+
+def test_a_hub_that_hangs_is_asked_once(owner):
+    assert owner["heard_in_vain"] == ["GET /api/models/org/text"]
+    assert owner["heard_in_vain_cached"] == ["GET /api/models/org/text"] * 2  # of the model and of the processor
 
 
 def test_no_partial_file_is_ever_loaded(owner):
