@@ -5,6 +5,7 @@ prompt_encoder_mask_decoder  image embedding, points -> masks: the decoder in on
 decoder_per_image            image embedding, rough mask -> what every click on it shares
 decoder_per_click            that, points, box and text -> masks, for half the work of the decoder in one piece
 text_encoder                 token ids -> the vector of a phrase
+text_alignment               image embedding, vectors of phrases -> where in the picture they are, before any mask
 meta_decoder                 image embedding, points, rough mask -> masks in the picture's size, as Meta's demo asks
 
 Each part says what goes in and out (`inputs`, `outputs`): shape, unit and frame, in the letters of the package, with
@@ -111,6 +112,31 @@ class TextEncoder(Part):
 
     def forward(self, input_ids: Tensor) -> Tensor:
         return nn.functional.normalize(self.tower(input_ids).float(), dim=-1)
+
+
+class TextAlignment(Part):
+    name = "text_alignment"
+    inputs = {
+        "image_embeddings": "(1,C,h,w) of one picture",
+        "text_embeds": "(P,D) from text_encoder",
+    }
+    outputs = {
+        "text_maps": "(P,h,w) log-odds that a cell lies on what the phrase names, threshold 0, on the padded square",
+        "presence": "(P) log-odds that the phrase is true of something in the picture, as the maps alone tell",
+    }
+    dynamic = {"text_embeds": {0: PROMPTS}}
+
+    def __init__(self, model: SamModel):
+        super().__init__(model)
+        self.alignment = model.prompt_encoder.text_alignment
+        self.text_width = model.config.text_config.embed_dim
+
+    def examples(self) -> tuple[Tensor, ...]:
+        return self._embedding(1), torch.ones(7, self.text_width)
+
+    def forward(self, image_embeddings: Tensor, text_embeds: Tensor) -> tuple[Tensor, Tensor]:
+        maps = self.alignment(image_embeddings, text_embeds[None])[0]
+        return maps, self.alignment.presence(maps)
 
 
 class OnePieceDecoder(Part):
@@ -354,4 +380,14 @@ class Positions(nn.Module):
         return self.fourier(torch.stack([x, y], dim=-1)).flatten(0, 1)[None]
 
 
-PARTS = {part.name: part for part in (VisionEncoder, OnePieceDecoder, PerImage, PerClick, TextEncoder, MetaDecoder)}
+PARTS = {
+    part.name: part
+    for part in (VisionEncoder, OnePieceDecoder, PerImage, PerClick, TextEncoder, TextAlignment, MetaDecoder)
+}
+
+
+def missing_parts(model: SamModel) -> dict[str, str]:
+    """Names of the parts that a model lacks, and what it lacks for them."""
+    text = model.config.text_config
+    missing = {} if text is not None else {TextEncoder.name: "text branch"}
+    return missing if text is not None and text.alignment else missing | {TextAlignment.name: "text alignment"}

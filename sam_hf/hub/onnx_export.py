@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from sam_hf.hub.exported_parts import PARTS, MetaDecoder, Part, PerImage, TextEncoder
+from sam_hf.hub.exported_parts import PARTS, MetaDecoder, Part, PerImage, TextAlignment, TextEncoder, missing_parts
 from sam_hf.model.modeling_sam import SamModel
 
 OPSET = 18
@@ -101,18 +101,19 @@ def check_request(model: SamModel, parts: Iterable[str] | None, dtypes: Iterable
 
     Raises:
         TypeError: `model` is no `SamModel`.
-        ValueError: There is no such part or dtype, or the model's weights are not in memory.
+        ValueError: There is no such part or dtype, the model lacks it, or its weights are not in memory.
     """
     if not isinstance(model, SamModel):
         raise TypeError(f"`model` must be a sam_hf.SamModel; got {type(model).__name__}")
     if any(weight.is_meta for weight in model.parameters()):
         raise ValueError("`model` has weights outside of memory: load it without device_map to export it")
-    has_text = model.config.text_config is not None
-    possible = [name for name in PARTS if has_text or name != TextEncoder.name]
+    missing = missing_parts(model)
+    possible = [name for name in PARTS if name not in missing]
     names = possible if parts is None else list(dict.fromkeys(_several(parts)))
     chosen = list(dict.fromkeys(_several(dtypes)))
-    if TextEncoder.name in names and not has_text:
-        raise ValueError(f"`parts` has {TextEncoder.name}, but this checkpoint has no text branch")
+    for name in names:
+        if name in missing:
+            raise ValueError(f"`parts` has {name}, but this checkpoint has no {missing[name]}")
     for argument, values, known in (("parts", names, possible), ("dtypes", chosen, list(SUFFIXES))):
         unknown = [str(value) for value in values if value not in known]
         if unknown or not values:
@@ -157,7 +158,7 @@ def _export_part(
             if "float32" in dtypes:
                 announce("float32")
             whole = onnx_graphs.save(_trace(part, "float32"), workplace / f"{part.name}.onnx", LARGEST_FILE)
-        if "int8" in dtypes and isinstance(part, PerImage):  # next to no weights, and all of them at every cell
+        if "int8" in dtypes and isinstance(part, (PerImage, TextAlignment)):  # next to no weights, used at every cell
             made += [Path(shutil.copyfile(whole[-1], announce("int8")))]
         elif "int8" in dtypes:
             made += onnx_graphs.quantize(

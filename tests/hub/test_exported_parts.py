@@ -5,8 +5,17 @@ import torch
 from meta_twin import meta_of
 from segment_anything.utils.onnx import SamOnnxModel
 
-from sam_hf import SamModel
-from sam_hf.hub.exported_parts import MetaDecoder, OnePieceDecoder, PerClick, PerImage, TextEncoder, VisionEncoder
+from sam_hf import SamConfig, SamModel
+from sam_hf.hub.exported_parts import (
+    MetaDecoder,
+    OnePieceDecoder,
+    Part,
+    PerClick,
+    PerImage,
+    TextAlignment,
+    TextEncoder,
+    VisionEncoder,
+)
 
 SIDE, LOW = 64, 32  # of the checkpoints in tests/conftest.py
 PROMPTS = 3
@@ -23,7 +32,9 @@ def awaken(model):
 
 @pytest.fixture(scope="module")
 def with_text(text_checkpoint):
-    return awaken(SamModel.from_pretrained(text_checkpoint))
+    config = SamConfig.from_pretrained(text_checkpoint).to_dict()
+    config["text_config"] |= {"alignment": True}
+    return awaken(SamModel(SamConfig(**config)))
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +79,22 @@ def test_vision_encoder(plain):
     embeddings, positions = VisionEncoder(plain)(pixels)
     close(embeddings, plain.get_image_embeddings(pixels))
     close(positions, plain.get_image_wide_positional_embeddings().expand(2, -1, -1, -1))
+
+
+def test_a_part_without_examples_is_none():
+    with pytest.raises(TypeError, match="abstract"):
+        type("Half", (Part,), {"name": "half"})(None)
+
+
+@torch.no_grad()
+def test_text_alignment(with_text, given):
+    """Where phrases are, and the soft maximum of it, for each phrase by itself."""
+    vectors = with_text.get_text_embeds(given["input_ids"])
+    maps, presence = TextAlignment(with_text)(given["image_embeddings"], vectors[0])
+    expected = with_text.get_text_alignment(given["image_embeddings"], vectors)
+    assert maps.shape == (PROMPTS, 8, 8) and maps.std() > 0.1
+    close(maps, expected[0])
+    close(presence, with_text.prompt_encoder.text_alignment.presence(expected)[0])
 
 
 @torch.no_grad()

@@ -12,7 +12,15 @@ from segment_anything.utils.onnx import SamOnnxModel
 
 from sam_hf import SamConfig, SamModel, cli
 from sam_hf.hub import export_command, onnx_export, onnx_graphs
-from sam_hf.hub.exported_parts import PARTS, MetaDecoder, OnePieceDecoder, PerClick, PerImage, TextEncoder
+from sam_hf.hub.exported_parts import (
+    PARTS,
+    MetaDecoder,
+    OnePieceDecoder,
+    PerClick,
+    PerImage,
+    TextAlignment,
+    TextEncoder,
+)
 from sam_hf.hub.onnx_export import export_onnx
 
 onnx = pytest.importorskip("onnx")
@@ -24,7 +32,12 @@ SIDE, LOW, MIB = 64, 32, 2**20
 
 @pytest.fixture(scope="module")
 def with_text(text_checkpoint):
-    return SamModel.from_pretrained(text_checkpoint).eval()
+    """With an alignment, whose weights matter."""
+    config = SamConfig.from_pretrained(text_checkpoint).to_dict()
+    config["text_config"] |= {"alignment": True}
+    model = SamModel(SamConfig(**config)).eval()
+    torch.nn.init.normal_(model.prompt_encoder.text_alignment.projection.weight)
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +58,7 @@ def session(path):
         ({"parts": []}, "`parts` must be some of .* got none"),
         ({"dtypes": ["bfloat16"]}, "`dtypes` must be some of float32, float16, int8; got bfloat16"),
         ({"parts": "text_encoder"}, "no text branch"),
+        ({"parts": "text_alignment"}, "`parts` has text_alignment, but this checkpoint has no text alignment"),
     ],
 )
 def test_refused(arguments, said, plain, tmp_path):
@@ -153,6 +167,23 @@ def test_per_image_under_onnxruntime(per_image, with_text):
             for got, wanted in zip(session(path).run(None, sent), expected, strict=True):
                 assert got.dtype == np.float32
                 np.testing.assert_allclose(got, wanted.numpy(), atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_phrase_is_found_as_in_pytorch(with_text, tmp_path):
+    """The alignment under onnxruntime, for one phrase and for several; "int8" is the same file."""
+    generator = torch.Generator().manual_seed(5)
+    embedding = torch.randn(1, 16, 8, 8, generator=generator)
+    for path in export_onnx(with_text, tmp_path, [TextAlignment.name], ["float32", "float16", "int8"]):
+        running = session(path)
+        for count in (1, 4):
+            vectors = torch.nn.functional.normalize(torch.randn(count, 8, generator=generator), dim=-1)
+            expected = with_text.get_text_alignment(embedding, vectors[None])[0]
+            maps, presence = running.run(None, {"image_embeddings": embedding.numpy(), "text_embeds": vectors.numpy()})
+            tolerance = {"": 1e-5, "_fp16": 1e-2, "_quantized": 1e-5}[path.stem.removeprefix("text_alignment")]
+            np.testing.assert_allclose(maps, expected.numpy(), atol=tolerance)
+            best = with_text.prompt_encoder.text_alignment.presence(expected)
+            np.testing.assert_allclose(presence, best.numpy(), atol=tolerance)
 
 
 @torch.no_grad()
