@@ -297,6 +297,14 @@ def push(context: typer.Context) -> None:
     _run_recipe(push_command.main, context)
 
 
+@app.command("app", context_settings=PASS_ON)
+def open_app(context: typer.Context) -> None:
+    """Open the app in a browser: clicks, boxes, brush, text, everything, exports (--help lists the options)."""
+    from sam_hf.ui import app_command
+
+    _run_recipe(app_command.main, context)
+
+
 @app.command(context_settings=PASS_ON)
 def convert(context: typer.Context) -> None:
     """Convert a checkpoint: Meta's .pth, MobileSAM's, transformers' folder, ours (--help lists the options)."""

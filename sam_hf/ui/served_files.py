@@ -1,0 +1,71 @@
+"""Files that people fetch from the app: written where Gradio serves from, under what is in them.
+
+The folder is the app's own and is emptied after it; what is older than a while goes before.
+"""
+
+import hashlib
+import os
+import re
+import tempfile
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gradio.data_classes import FileData
+from gradio.utils import get_upload_folder
+from PIL import Image
+
+LONGEST_SIDE = 2048
+LOSSLESS_PIXELS = 300_000
+
+
+def serve(content: bytes, name: str) -> dict[str, Any]:
+    """Puts a file where it can be fetched.
+
+    Args:
+        content: What is in it.
+        name: What it is called when saved; characters that some file system refuses are replaced.
+
+    Returns:
+        Gradio's `FileData` as JSON has it.
+    """
+    folder = Path(get_upload_folder()) / hashlib.blake2b(content, digest_size=32).hexdigest()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = folder / safe_name(name)
+    if path.is_file():
+        os.utime(path)  # files go by age
+    else:  # two who ask for the same at once never see half of it
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=".part", delete=False) as file:
+            file.write(content)
+        os.replace(file.name, path)
+    return FileData(path=str(path), orig_name=path.name, size=len(content)).model_dump()
+
+
+def safe_name(name: str) -> str:
+    """A file name that every system takes."""
+    stem, dot, ending = re.sub(r"[^\w.-]+", "_", name).strip("._").rpartition(".")
+    stem, ending = (stem, ending) if dot else (ending, "")
+    return f"{stem[:80] or 'picture'}{f'.{ending[:10]}' if ending else ''}"
+
+
+def display_copy(rgb: np.ndarray) -> tuple[bytes, str]:
+    """A picture as a page shows it: upright, 8 bits, its longest side at most 2048 pixels.
+
+    Args:
+        rgb: (H,W,3) uint8.
+
+    Returns:
+        The file and its ending: PNG of small ones, whose hard edges JPEG would smear, else JPEG.
+    """
+    image = Image.fromarray(np.ascontiguousarray(rgb))
+    if max(image.size) > LONGEST_SIDE:
+        share = LONGEST_SIDE / max(image.size)
+        size = tuple(max(1, round(side * share)) for side in image.size)
+        image = image.resize(size, Image.Resampling.BOX if share < 0.5 else Image.Resampling.BILINEAR, reducing_gap=2)
+    file = BytesIO()
+    if image.width * image.height <= LOSSLESS_PIXELS:
+        image.save(file, "PNG", compress_level=3)
+        return file.getvalue(), "png"
+    image.save(file, "JPEG", quality=92, subsampling=0)
+    return file.getvalue(), "jpg"
