@@ -5,6 +5,8 @@ added, and the processors are registered under names of their own (`auto_process
 processors up by class name, and prefers a registered one.
 """
 
+from typing import Any
+
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
 from transformers.models.auto.modeling_auto import AutoModel, AutoModelForMaskGeneration
@@ -34,6 +36,14 @@ def register(override_sam: bool = False) -> None:
     # Not AutoImageProcessor.register: it would find the stock entry by class name first and merge ours into it.
     backends = {"torchvision": SamHfImageProcessor, "pil": SamHfImageProcessorPil}
     IMAGE_PROCESSOR_MAPPING.register(SamConfig, backends, exist_ok=True)
+    SamModel.card_of = staticmethod(_card_of)
     if override_sam:
         # Not AutoConfig.register: it compares with the class attribute, which says "sam_hf".
         CONFIG_MAPPING.register("sam", SamConfig, exist_ok=True)
+
+
+def _card_of(folder: Any, repo_id: str) -> str:
+    """The card that `push_to_hub` uploads."""
+    from sam_hf.hub.model_card import card_for  # a template engine, which nobody else needs
+
+    return card_for(folder, model_name=repo_id.split("/")[-1], load_name=repo_id)

@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sam_hf.model.weight_checks import check_weight_files
+from sam_hf.model.weight_checks import check_reads_pickles, check_weight_files
 from sam_hf.terminal import first_line
 
 __all__ = [
@@ -70,11 +70,7 @@ def read_weight_file(path: Path, max_bytes: int = MAX_BYTES) -> tuple[Any, dict[
     _check_size(path, max_bytes)
     if path.suffix == ".safetensors":
         return _read_safetensors(path), {}
-    if tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2]) < (2, 10):
-        raise ValueError(
-            f"reading {str(path)!r} needs torch 2.10 or later, this is {torch.__version__}: before, even its safe "
-            "way to read a pickle could be made to run code (CVE-2026-24747)"
-        )
+    check_reads_pickles(path)
     is_zip = zipfile.is_zipfile(path)
     record = _read_record(path, max_bytes) if is_zip else {}
     try:

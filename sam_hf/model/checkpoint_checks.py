@@ -19,7 +19,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 
-from .checkpoint_files import CONFIG, PICKLES, PROCESSOR_FILES, read_json
+from .checkpoint_files import CONFIG, PICKLES, PROCESSOR_FILES, WEIGHTS, read_json
 from .hub_access import scrubbed
 from .weight_checks import check_weight_files, first_lines
 
@@ -76,16 +76,28 @@ def check_folder(
         read_json(folder / file)
     if not weights:
         return
-    suffix = "" if variant is None else f".{variant}"
-    index = folder / f"model.safetensors.index{suffix}.json"
-    if (folder / f"model{suffix}.safetensors").is_file():
-        check_weight_files([folder / f"model{suffix}.safetensors"])
-    elif index.is_file():
-        check_weight_files(_shards(index))
+    files = files_of_weights(folder, variant)
+    if files:
+        check_weight_files(files)
     elif any((folder / pickle).exists() for pickle in PICKLES):
         raise OSError(pickle_refused(name))
     else:
-        raise OSError(f"the checkpoint folder {str(name)!r} has no model{suffix}.safetensors, and so no weights")
+        missing = WEIGHTS if variant is None else f"model.{variant}.safetensors"
+        raise OSError(f"the checkpoint folder {str(name)!r} has no {missing}, and so no weights")
+
+
+def files_of_weights(folder: Path, variant: str | None = None) -> list[Path]:
+    """The safetensors files that a folder's model is loaded from: one, or those that an index names; none: [].
+
+    Raises:
+        OSError: One that the index names is missing.
+        ValueError: The index is damaged, or leads outside.
+    """
+    suffix = "" if variant is None else f".{variant}"
+    if (folder / f"model{suffix}.safetensors").is_file():
+        return [folder / f"model{suffix}.safetensors"]
+    index = folder / f"model.safetensors.index{suffix}.json"
+    return _shards(index) if index.is_file() else []
 
 
 def no_safetensors(name: Any) -> str:

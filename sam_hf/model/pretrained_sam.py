@@ -1,23 +1,25 @@
 """The base class of every model here: loading, saving, and what the rest of transformers asks of a model."""
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from huggingface_hub import CommitOperationDelete, HfApi
+from huggingface_hub import CommitInfo
 from torch import nn
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
 from transformers.utils.output_capturing import capture_outputs
 
-from .atomic_saving import obsolete_weights, saved_whole
+from .atomic_saving import saved_whole
 from .checkpoint_checks import check_folder, check_inside, loading_report, problems_named
 from .checkpoint_names import resolve
 from .configuration_sam import SamConfig
 from .hub_access import pinned, read_token
 from .optimization import Optimization, optimize
+from .pushing import push
 from .remote_code import claim_processor
-from .weight_checks import check_finite, check_shapes, check_some_loaded, check_weight_files
+from .weight_checks import check_finite, check_reads_pickles, check_shapes, check_some_loaded, check_weight_files
 
 logger = logging.get_logger(__name__)
 TEXT_WEIGHTS = "prompt_encoder.text_"  # what the names of the text branch's weights begin with
@@ -55,13 +57,16 @@ class SamPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     optimization: Optimization | None = None
+    # (folder, repository) -> a model card; this package sets it for `SamModel`, remote code has none.
+    card_of: Callable[[Any, str], str] | None = None
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs) -> "SamPreTrainedModel":
         """Load a checkpoint: a Hub id, a folder, or "tiny", the checkpoint inside this package.
 
         Takes every argument of `transformers.PreTrainedModel.from_pretrained`. Differs in: weights are read from
-        safetensors only, because a pickle can run code, unless `use_safetensors=False` is given. Weights that are
+        safetensors only, because a pickle can run code, unless `use_safetensors=False` is given, which needs
+        torch 2.10 or later. Weights that are
         missing start afresh, as in transformers, and are listed in a warning; with `output_loading_info=True` they
         are in the second of two results instead.
 
@@ -72,6 +77,8 @@ class SamPreTrainedModel(PreTrainedModel):
         name, wants_info = resolve(pretrained_model_name_or_path), kwargs.pop("output_loading_info", False)
         if kwargs.get("use_safetensors") is None:
             kwargs["use_safetensors"] = True
+        if not kwargs["use_safetensors"]:
+            check_reads_pickles(name)
         if not kwargs.get("gguf_file") and not (kwargs.get("config") is not None and os.path.isfile(str(name))):
             kinds = {"weights": kwargs["use_safetensors"], "config": kwargs.get("config") is None}
             check_folder(name, **kinds, subfolder=kwargs.get("subfolder") or "", variant=kwargs.get("variant"))
@@ -135,28 +142,26 @@ class SamPreTrainedModel(PreTrainedModel):
                 claim_processor(save_directory, part)
         if push_to_hub:
             repo_id = kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory)))
-            self.push_to_hub(repo_id, max_shard_size=max_shard_size, **kwargs)
+            token = read_token(kwargs.pop("token", None))
+            push(self, repo_id, save_directory, token, max_shard_size, self.card_of, **kwargs)
 
-    def push_to_hub(self, repo_id: str, *, max_shard_size: int | str | None = SHARD, **kwargs) -> str:
-        """Save and upload; takes every argument of `transformers.PreTrainedModel.push_to_hub`.
+    def push_to_hub(
+        self, repo_id: str, *, max_shard_size: int | str | None = SHARD, token: str | bool | None = None, **kwargs
+    ) -> CommitInfo:
+        """Save and upload, in one commit; takes every argument of `transformers.PreTrainedModel.push_to_hub`.
 
-        `sam_hf.hub.publishing.publish` uploads processor, card and examples along with the model.
+        A repository without a card gets one that says what is known of this checkpoint (in remote code: transformers'
+        own). `training.json` and `text_calibration.json` go along from the folder that the model was loaded from, if
+        its weights are still those. Earlier weights in other files go.
+
+        `processor.push_to_hub` uploads the processor; `sam_hf.hub.publishing.publish` both, with pictures.
+
+        Raises:
+            TypeError: An argument is not known.
+            ValueError: `token` cannot be one.
         """
-        if "token" in kwargs:
-            kwargs["token"] = read_token(kwargs["token"])
-        return super().push_to_hub(repo_id, max_shard_size=max_shard_size, **kwargs)
-
-    def _upload_modified_files(
-        self, working_dir: str, repo_id: str, *args, token: Any = None, revision: str | None = None, **kwargs
-    ) -> Any:
-        """transformers' step of `push_to_hub`; then earlier weights that would be loaded in place of these go."""
-        commit = super()._upload_modified_files(working_dir, repo_id, *args, token=token, revision=revision, **kwargs)
-        api, revision = HfApi(token=token), commit.pr_revision or revision
-        obsolete = obsolete_weights(os.listdir(working_dir), api.list_repo_files(repo_id, revision=revision))
-        if obsolete:
-            removals = [CommitOperationDelete(name) for name in obsolete]
-            api.create_commit(repo_id, removals, commit_message="Remove earlier weights", revision=revision)
-        return commit
+        source = resolve(self.name_or_path)
+        return push(self, repo_id, source, read_token(token), max_shard_size, self.card_of, **kwargs)
 
     def optimize(self, *, dtype: torch.dtype | str | None = None, compile: bool | str = False) -> "SamPreTrainedModel":
         """Make inference fast, in place; asking again for the same changes nothing.

@@ -5,6 +5,7 @@ one checkpoint, is refused too.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,24 @@ def _no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"the name {name!r} stands twice in its header")
         found[name] = value
     return found
+
+
+def check_reads_pickles(name: Any) -> None:
+    """Refuse to read a pickle with a torch whose `weights_only` has known holes.
+
+    Source: the advisories CVE-2025-32434 and CVE-2026-24747.
+
+    Args:
+        name: Of the file or the checkpoint.
+
+    Raises:
+        ValueError: This torch is older than 2.10.
+    """
+    if tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2]) < (2, 10):
+        raise ValueError(
+            f"reading {str(name)!r} needs torch 2.10 or later, this is {torch.__version__}: before, even its safe "
+            "way to read a pickle could be made to run code (CVE-2026-24747)"
+        )
 
 
 def check_shapes(shapes: dict[str, tuple[int, ...]], model: nn.Module, name: Any) -> None:

@@ -3,7 +3,9 @@
 import contextlib
 import hashlib
 import io
+import json
 import os
+import shutil
 from pathlib import Path
 
 import torch
@@ -112,6 +114,28 @@ def transformers_way():
 
 
 @step
+def own_card():
+    """A model whose training has left something beside its weights, in shards, then in smaller ones, then changed."""
+    folder = shutil.copytree(TEXT, PLACE / "beside")
+    facts = {"kind": "text", "base_model": "facebook/sam-vit-base", "training_data": "12 pictures"}
+    (folder / "training.json").write_text(json.dumps(facts))
+    (folder / "text_calibration.json").write_text("{}")
+    model = sam_hf.SamModel.from_pretrained(folder)
+    heard = []
+    for size in ("60KB", "30KB"):
+        control()
+        model.push_to_hub("org/beside", max_shard_size=size, tags=["mine"], commit_message=size, **WRITER)
+        heard.append([request for request in control()["heard"] if "/commit/" in request])
+    with torch.no_grad():
+        model.mask_decoder.iou_token.weight.add_(1.0)
+    model.push_to_hub("org/changed", **WRITER)
+    sam_hf.SamProcessor.from_pretrained(folder).push_to_hub("org/beside", **WRITER)
+    model.push_to_hub("org/beside", revision="changed", max_shard_size="1GB", **WRITER)
+    sam_hf.SamVisionModel.from_pretrained(PLAIN).push_to_hub("org/vision", **WRITER)
+    return heard
+
+
+@step
 def interrupted():
     model = sam_hf.SamModel.from_pretrained(PLAIN)
     model.save_pretrained(PLACE / "shards", max_shard_size="40KB")
@@ -159,6 +183,10 @@ def answers():
     for name, without in (("text", ()), ("mobile", ("text",))):
         model = sam_hf.SamModel.from_pretrained(ASKED[name])
         found[name] = answers_of(model, sam_hf.SamProcessor.from_pretrained(ASKED[name]), name, *without)
+    control()
+    model = sam_hf.SamModel.from_pretrained("org/beside", cache_dir=str(PLACE / "in_shards"))
+    RESULTS["shards_heard"] = control()["heard"]
+    found["beside"] = answers_of(model, sam_hf.SamProcessor.from_pretrained("org/beside"), "beside")
     return found
 
 

@@ -434,6 +434,27 @@ def stranger_with_open_clip(owner, run_client):
     return run_client("client_stranger.py", home="stranger_with_clip", blocked=("sam_hf",), short=True)
 
 
+@pytest.fixture(scope="session")
+def compare():
+    """compare(ours, theirs): asserts that two files of `client_steps.answers_of` agree; the kinds of prompts in both.
+
+    The largest deviation may be 1e-5 of the largest logit or score: float32 is added up in another order where memory
+    is aligned otherwise, as it is in another process, or by weights in several files.
+    """
+    import numpy as np
+
+    def agree(ours: str, theirs: str) -> set[str]:
+        with np.load(ours) as expected, np.load(theirs) as found:
+            assert set(found.files) <= set(expected.files)
+            for name in found.files:
+                assert found[name].shape == expected[name].shape and np.isfinite(found[name]).all(), name
+                deviation = np.abs(found[name] - expected[name]).max() / np.abs(expected[name]).max()
+                assert deviation <= 1e-5, f"{name}: {deviation:.1e}"
+            return {name.split(", ")[0] for name in found.files}
+
+    return agree
+
+
 @pytest.fixture(params=["without_open_clip", "with_open_clip"])
 def stranger(request):
     """Either of the two."""

@@ -196,6 +196,18 @@ def test_a_pickle_that_is_asked_for_runs_no_code(folder):
     assert SamModel.from_pretrained(folder, use_safetensors=False) is not None
 
 
+@pytest.mark.parametrize("version", ["2.9.1", "2.9.0+cu128", "2.6.0"])
+def test_a_pickle_is_not_read_by_a_torch_that_has_known_holes(version, folder, tmp_path, monkeypatch):
+    torch.save(SamModel.from_pretrained(folder).state_dict(), folder / "pytorch_model.bin")
+    monkeypatch.setattr(torch, "__version__", version)
+    read = []
+    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: read.append(args))
+    for door in (SamModel, SamPredictor):
+        with pytest.raises(ValueError, match="spoilt' needs torch 2.10 or later.*CVE-2026-24747"):
+            door.from_pretrained(folder, use_safetensors=False)
+    assert not read and SamModel.from_pretrained(folder) is not None  # safetensors, which are there as well
+
+
 def _as_if_downloaded(folder: Path, cache: Path) -> None:
     snapshot = cache / "models--org--sam" / "snapshots" / ("a" * 40)
     shutil.copytree(folder, snapshot)

@@ -14,6 +14,13 @@ def test_every_way_gives_the_same_masks(owner):
     assert masks["org/plain@next"] == owner["other_branch"] != masks["plain, folder"]
 
 
+def test_weights_in_shards_give_the_same_masks(owner, hub, compare):
+    assert len([name for name in hub.files("org/beside") if name.startswith("model-")]) > 2
+    assert "text and point" in compare(owner["answers"]["text"], owner["answers"]["beside"])
+    fetched = [request for request in owner["shards_heard"] if request.startswith("GET /cdn/")]
+    assert len(fetched) == len(set(fetched)) == len([n for n in hub.files("org/beside") if n.startswith("model-")])
+
+
 @pytest.mark.parametrize("trust", ["None", "True"])
 def test_the_package_goes_before_remote_code_and_stock_sam_stays_stock(owner, trust):
     ours = ("SamConfig", "SamModel", "SamModel", "SamHfProcessor", "SamHfImageProcessor")

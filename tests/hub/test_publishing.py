@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
 import sam_hf
@@ -83,6 +84,28 @@ def test_push_to_hub_as_in_transformers(owner, hub):
     for name in ("org/pushed", "org/saved"):
         assert NEEDED - {"README.md"} | {"modeling_sam.py"} <= set(owner["transformers_way"][name])
     assert hub.repos["org/saved"]["private"] and not hub.repos["org/pushed"]["private"]
+
+
+def test_pushing_a_model_is_one_commit_with_its_card_and_what_lies_beside_it(owner, hub):
+    assert owner["own_card"] == [["POST /api/models/org/beside/commit/main"]] * 2
+    commits = [content for content in hub.repos["org/beside"]["commits"].values() if "config.json" in content]
+    shards = [[name for name in content if name.startswith("model-")] for content in commits]
+    assert 2 <= len(shards[0]) < len(shards[1]) and not set(shards[0]) & set(shards[1])  # the old ones are gone
+    files = hub.files("org/beside")
+    card = ModelCard(files["README.md"].decode())
+    assert card.data.base_model == "facebook/sam-vit-base" and "mine" in card.data.tags
+    assert 'from_pretrained("org/beside")' in card.text and "12 pictures" in card.text
+    assert "text_calibration.json" in files and json.loads(files["training.json"])["kind"] == "text"
+
+
+def test_what_lies_beside_other_weights_stays(owner, hub):
+    changed = hub.files("org/changed")  # trained since
+    assert not {"training.json", "text_calibration.json"} & set(changed)
+    assert "base_model" not in ModelCard(changed["README.md"].decode()).data.to_dict()
+    branch = hub.files("org/beside", "changed")
+    assert not [name for name in branch if name.startswith("model-") or name.endswith(".index.json")]
+    assert "model.safetensors" in branch and branch["README.md"] == hub.files("org/beside")["README.md"]
+    assert b"library_name: transformers" in hub.files("org/vision")["README.md"]  # no SAM of its own to describe
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,6 @@ from sam_hf.model.text_encoder import SamTextTowerWeights, build_text_tower
 pytestmark = pytest.mark.xdist_group("hub")  # one stand-in, and one run of each of its clients
 
 
-# Largest deviation, as a share of the largest logit or score: other processes add float32 numbers up in another order.
-TOLERANCE = 1e-5
-
-
 @pytest.mark.parametrize("name", ["org/text", "org/mobile"])
 def test_every_auto_class_finds_the_code_beside_the_weights(stranger, name):
     kinds = stranger["kinds"][name]
@@ -26,22 +22,11 @@ def test_every_auto_class_finds_the_code_beside_the_weights(stranger, name):
     assert kinds == {auto: f"transformers_modules {name}" for auto, name in expected.items()}
 
 
-def compare(ours: str, theirs: str) -> set[str]:
-    """Asserts that two files of answers agree as far as both have them; returns the kinds of prompts compared."""
-    with np.load(ours) as expected, np.load(theirs) as found:
-        assert set(found.files) <= set(expected.files)
-        for name in found.files:
-            assert found[name].shape == expected[name].shape and np.isfinite(found[name]).all(), name
-            deviation = np.abs(found[name] - expected[name]).max() / np.abs(expected[name]).max()
-            assert deviation <= TOLERANCE, f"{name}: {deviation:.1e}"
-        return {name.split(", ")[0] for name in found.files}
-
-
 GEOMETRY = {"point", "points", "box", "mask", "box and point"}
 
 
 @pytest.mark.parametrize("name", ["text", "mobile"])
-def test_it_answers_as_the_package_does(stranger, owner, name):
+def test_it_answers_as_the_package_does(stranger, owner, name, compare):
     assert compare(owner["answers"][name], stranger["answers"][name]) >= GEOMETRY
     with np.load(stranger["answers"][name]) as found:  # the prompts do matter
         masks = [found[f"{kind}, masks"] for kind in ("point", "points", "box", "mask")]
@@ -55,7 +40,7 @@ def test_phrases_without_open_clip_say_what_to_install(stranger_without_open_cli
         assert "ImportError" in stranger_without_open_clip[step]["kinds"]
 
 
-def test_phrases_with_open_clip_answer_as_the_package_does(stranger_with_open_clip, owner):
+def test_phrases_with_open_clip_answer_as_the_package_does(stranger_with_open_clip, owner, compare):
     kinds = compare(owner["answers"]["text"], stranger_with_open_clip["answers"]["text"])
     assert kinds == GEOMETRY | {"text", "texts", "text and point"}
     with np.load(stranger_with_open_clip["answers"]["text"]) as found:
