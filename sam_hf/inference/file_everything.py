@@ -13,17 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from sam_hf.inference.image_files import open_image
 from sam_hf.inference.mask_generation import SamAutomaticMaskGenerator
 from sam_hf.inference.result_files import encode_json, encode_png, masks_folder, write_together
 from sam_hf.inference.text.naming import name_masks
 from sam_hf.masks import drawing, rle
+from sam_hf.masks.mask_pictures import index_picture
 from sam_hf.model.image_loading import as_bytes, load_image_tensor
 
 SA1B_NAME = re.compile(r"sa_(\d+)")
-DEEPEST_PALETTE = 255
 
 
 def everything_file(
@@ -116,18 +115,11 @@ def _pictures(
     yield folder / f"{name}_overlay.png", encode_png(drawing.overlay_many(picture, decoded()))
     if index:
         numbers = drawing.index_map(decoded(), picture.shape[:2])
-        yield folder / f"{name}_index.png", encode_png(_index_picture(numbers, len(records)))
+        colors = drawing.distinct_colors(numbers, len(records))
+        yield folder / f"{name}_index.png", encode_png(index_picture(numbers, colors))
     digits = max(3, len(str(len(records))))
     for place, mask in enumerate(decoded() if masks else [], start=1):
         yield masks_folder(folder, name) / f"{place:0{digits}}.png", encode_png(mask * np.uint8(255))
-
-
-def _index_picture(numbers: np.ndarray, count: int) -> Image.Image:
-    if count > DEEPEST_PALETTE:
-        return Image.fromarray(numbers.astype(np.uint16))
-    picture = Image.fromarray(numbers.astype(np.uint8)).convert("L")
-    picture.putpalette([0, 0, 0, *drawing.distinct_colors(numbers, count).flatten().tolist()])
-    return picture
 
 
 def _other_masks(folder: Path, contents: dict[Path, bytes]) -> list[Path]:

@@ -15,12 +15,10 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
+from sam_hf.masks.mask_pictures import encode_png as encode_png
 
 PROPOSALS = 3  # masks that the model gives for an ambiguous prompt
 
@@ -102,13 +100,6 @@ def prepare_folder(folder: Path) -> None:
             pass
     except OSError as error:
         raise ValueError(f"cannot write into the folder {str(folder)!r}: {error.strerror}") from None
-
-
-def encode_png(picture: np.ndarray | Image.Image) -> bytes:
-    """A picture as the content of a PNG file."""
-    buffer = BytesIO()
-    (Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture).save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 def encode_json(content: Any, indent: int | None = 2) -> bytes:
