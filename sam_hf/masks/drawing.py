@@ -165,19 +165,22 @@ def draw_prompts(
     return picture
 
 
-def cut_out(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The masked part alone, cropped to its box.
+def cut_out(image: np.ndarray, mask: np.ndarray, tight: bool = True) -> np.ndarray:
+    """The masked part alone.
 
     Args:
         image: (H,W,3) uint8.
         mask: (H,W) booleans.
+        tight: Cropped to the mask's box; otherwise of the picture's size.
 
     Returns:
         (h,w,4) uint8 RGBA; alpha is 255 inside the mask and 0 outside, where the colour is black, so that nothing of
-        the background travels along unseen. An empty mask gives one transparent pixel.
+        the background travels along unseen. An empty mask, cropped, gives one transparent pixel.
     """
     picture = _rgb(image)
     inside = _fitting(mask, picture)
+    if not tight:
+        return np.dstack([picture * inside[..., None], inside * np.uint8(255)])
     left, top, right, bottom = mask_to_xyxy(inside)
     if right == 0:
         return np.zeros((1, 1, 4), dtype=np.uint8)

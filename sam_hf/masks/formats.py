@@ -1,28 +1,31 @@
-"""Labelled masks in the formats of annotation tools: COCO, SA-1B, labelme and GeoJSON, as values for JSON.
+"""The masks of one picture as files that other programs read: every format by its function, and by its name.
 
-All take the masks of one picture, its size (H,W) and, where the format has a place for it, the name of its file. What
-each format keeps and loses is in docs/formats.md. Coordinates are original pixels, see `polygons` for their frame.
+`export` gives one file whatever the format; several become a ZIP, whose entries have safe names and fixed dates, so
+that the same masks give the same bytes. What each format keeps and loses is in docs/formats.md.
 """
 
-import base64
-from collections.abc import Sequence
-from typing import Any
+import json
+from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
+from typing import Any, NamedTuple
+from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 import numpy as np
 
-from sam_hf.masks import rle
-from sam_hf.masks.boxes import mask_to_xywh, mask_to_xyxy
-from sam_hf.masks.labeled_mask import LabeledMask, check_sizes, clean_text, safe_file_name
-from sam_hf.masks.mask_pictures import cut_out, index_png, mask_png
-from sam_hf.masks.packed import PackedMask
-from sam_hf.masks.polygons import INSET, Polygon, mask_to_polygons
+from sam_hf.masks.json_formats import file_name, to_coco, to_geojson, to_labelme, to_sa1b
+from sam_hf.masks.labeled_mask import LabeledMask, check_sizes, safe_file_name, safe_file_names
+from sam_hf.masks.mask_pictures import cut_out, encode_png, index_png, mask_png
 from sam_hf.masks.svg import to_svg
 from sam_hf.masks.yolo import YoloLabels, to_yolo
 
 __all__ = [
+    "EXPORTS",
+    "ExportedFile",
     "LabeledMask",
     "YoloLabels",
     "cut_out",
+    "export",
+    "export_suffix",
     "index_png",
     "mask_png",
     "to_coco",
@@ -31,187 +34,178 @@ __all__ = [
     "to_sa1b",
     "to_svg",
     "to_yolo",
+    "to_zip",
+    "zip_files",
 ]
 
-LABELME_VERSION = "5.4.1"  # the first with masks in shapes is 5.3
-SOFTWARE = "sam_hf"
+# Files of a ZIP that hold all masks, and their formats.
+ALL_MASKS = {
+    "index.png": "index_png",
+    "coco.json": "coco",
+    "sa1b.json": "sa1b",
+    "labelme.json": "labelme",
+    "objects.geojson": "geojson",
+    "objects.svg": "svg",
+}
+NO_DATE = (1980, 1, 1, 0, 0, 0)  # the first that a ZIP can hold
 
 
-def to_coco(
-    masks: Sequence[LabeledMask], size: Sequence[int], image_name: str = "", polygons: bool = True
-) -> dict[str, Any]:
-    """COCO's instances: one picture, a category per name, an annotation per mask.
+class ExportedFile(NamedTuple):
+    """A file to save.
+
+    Attributes:
+        name: A plain file name.
+        content: Its bytes.
+    """
+
+    name: str
+    content: bytes
+
+
+def export(
+    file_format: str, masks: Sequence[LabeledMask], image: np.ndarray | None, size: Sequence[int], image_name: str = ""
+) -> ExportedFile:
+    """Masks in a format.
 
     Args:
-        masks: In the order of the annotations' ids.
+        file_format: One of `EXPORTS`.
+        masks: In order; a later one lies on top.
+        image: (H,W,3) uint8, the picture; for "cutout" and "zip", which is without cut-outs if it is None.
         size: (H,W) of the picture.
-        image_name: Of its file.
-        polygons: Polygons, where they can say it: they know no holes, so a mask with holes is in run lengths all the
-            same, and so is an empty one. False: compressed run lengths throughout.
+        image_name: Of the picture's file; any text.
 
     Raises:
-        ValueError: If a mask has another size.
-
-    Source: the data format of cocodataset.org; differs in that run lengths do not mean a crowd.
+        ValueError: If there is no such format, a mask has another size, there are none where one is needed, or the
+            picture is missing.
     """
-    height, width = check_sizes(masks, size)
-    names = list(dict.fromkeys(one.label for one in masks))
-    annotations = []
-    for place, one in enumerate(masks, start=1):
-        annotation: dict[str, Any] = {
-            "id": place,
-            "image_id": 1,
-            "category_id": names.index(one.label) + 1,
-            "segmentation": _coco_segmentation(one, polygons),
-            "area": int(one.mask.sum()),
-            "bbox": mask_to_xywh(one.mask).tolist(),
-            "iscrowd": 0,
-        }
-        if one.score is not None:
-            annotation["score"] = round(float(one.score), 6)
-        annotations.append(annotation)
-    return {
-        "info": {"description": SOFTWARE, "version": "1.0"},
-        "licenses": [],
-        "images": [{"id": 1, "width": width, "height": height, "file_name": file_name(image_name)}],
-        "categories": [{"id": place, "name": name, "supercategory": ""} for place, name in enumerate(names, start=1)],
-        "annotations": annotations,
-    }
+    suffix = export_suffix(file_format, len(masks))
+    job = _job(masks, image, size, image_name)
+    return ExportedFile(job.stem + suffix, EXPORTS[file_format].write(job))
 
 
-def to_sa1b(masks: Sequence[LabeledMask], size: Sequence[int], image_name: str = "", image_id: int = 1) -> dict:
-    """SA-1B's layout, as everything mode writes it: boxes from the first to the last pixel; names are `label`.
+def export_suffix(file_format: str, count: int) -> str:
+    """What the name of a file with so many masks ends with, such as "_coco.json".
 
-    What is not known of a mask is null: its score, its stability; `point_coords` is empty then.
+    Raises:
+        ValueError: If there is no such format.
+    """
+    if file_format not in EXPORTS:
+        raise ValueError(f"format: expected one of {', '.join(EXPORTS)}; got {file_format!r:.40}")
+    return "_mask.png" if file_format == "png" and count == 1 else EXPORTS[file_format].suffix
+
+
+def to_zip(
+    masks: Sequence[LabeledMask],
+    image: np.ndarray | None,
+    size: Sequence[int],
+    image_name: str = "",
+    more: Mapping[str, bytes] | None = None,
+) -> bytes:
+    """A ZIP with the masks in all formats.
 
     Args:
-        masks: In the order of the ids.
-        size: (H,W) of the picture.
-        image_name: Of its file.
-        image_id: Of the picture.
+        masks: See `export`, as for the rest.
+        image: See there.
+        size: See there.
+        image_name: See there.
+        more: Further files by name, such as "session.json".
+    """
+    job = _job(masks, image, size, image_name)
+    contents: dict[str, bytes] = {}
+    names = safe_file_names(one.name for one in masks)
+    contents |= {f"masks/{name}.png": mask_png(one.mask) for name, one in zip(names, masks, strict=True)}
+    if image is not None:
+        for name, one in zip(names, masks, strict=True):
+            contents[f"cutouts/{name}.png"] = encode_png(cut_out(image, one.mask))
+    for name, file_format in ALL_MASKS.items():
+        contents[name] = EXPORTS[file_format].write(job)
+    contents |= {f"yolo/{name}": content for name, content in _yolo_files(job).items()}
+    return zip_files(contents | dict(more or {}))
+
+
+def zip_files(contents: Mapping[str, bytes]) -> bytes:
+    """A ZIP of files by their names, at most two folders deep.
 
     Raises:
-        ValueError: If a mask has another size.
-
-    Source: §5 of the paper and the data set card.
+        ValueError: If a name leads elsewhere than into the folder where the ZIP is unpacked, or is there twice.
     """
-    height, width = check_sizes(masks, size)
-    annotations = []
-    for place, one in enumerate(masks, start=1):
-        packed = PackedMask.from_array(one.mask)
-        left, top, right, bottom = packed.box
-        annotations.append(
-            {
-                "id": place,
-                "segmentation": rle.encode_packed(packed),
-                "area": packed.area,
-                "bbox": [float(side) for side in (left, top, right - left, bottom - top)],
-                "predicted_iou": None if one.score is None else round(float(one.score), 6),
-                "stability_score": None if one.stability_score is None else round(float(one.stability_score), 6),
-                "crop_box": [0.0, 0.0, float(width), float(height)],
-                "point_coords": [] if one.point is None else [[float(value) for value in one.point]],
-                "label": one.label,
-            }
-        )
-    image = {"image_id": image_id, "width": width, "height": height, "file_name": file_name(image_name)}
-    return {"image": image, "annotations": annotations}
+    seen: set[str] = set()
+    buffer = BytesIO()
+    with ZipFile(buffer, "w", ZIP_DEFLATED) as archive:
+        for name, content in contents.items():
+            parts = name.split("/")
+            if not 1 <= len(parts) <= 3 or any(part != safe_file_name(part) for part in parts):
+                raise ValueError(f"name: expected that of a plain file, got {name!r:.80}")
+            if name.casefold() in seen:
+                raise ValueError(f"name: {name!r:.80} is there twice")
+            seen.add(name.casefold())
+            entry = ZipInfo(name, NO_DATE)
+            entry.compress_type, entry.external_attr = ZIP_DEFLATED, 0o644 << 16
+            archive.writestr(entry, content)
+    return buffer.getvalue()
 
 
-def to_labelme(masks: Sequence[LabeledMask], size: Sequence[int], image_name: str = "") -> dict[str, Any]:
-    """labelme's file: polygons, those of one mask under one `group_id`; a mask with holes is a picture.
-
-    labelme draws outlines together with the pixels they run through, so they run through the mask's own. An empty mask
-    has no shape. The picture itself is not in the file: labelme looks for `imagePath` beside it.
-
-    Args:
-        masks: In the order of the shapes.
-        size: (H,W) of the picture.
-        image_name: Of its file.
-
-    Raises:
-        ValueError: If a mask has another size.
-
-    Source: `shapes_to_label` of labelme 5.
-    """
-    height, width = check_sizes(masks, size)
-    shapes = []
-    for group, one in enumerate(masks, start=1):
-        polygons = mask_to_polygons(one.mask, one.detail, INSET)
-        shape = {"label": one.label, "group_id": group, "description": "", "flags": {}}
-        if any(polygon.holes for polygon in polygons):
-            left, top, right, bottom = mask_to_xyxy(one.mask).tolist()
-            png = mask_png(one.mask[top:bottom, left:right])
-            corners = [[float(left), float(top)], [float(right - 1), float(bottom - 1)]]  # both ends inside
-            picture = base64.b64encode(png).decode("ascii")
-            shapes.append(shape | {"shape_type": "mask", "points": corners, "mask": picture})
-        else:
-            shapes.extend(
-                shape | {"shape_type": "polygon", "points": polygon.outer.tolist(), "mask": None}
-                for polygon in polygons
-            )
-    return {
-        "version": LABELME_VERSION,
-        "flags": {},
-        "shapes": shapes,
-        "imagePath": file_name(image_name),
-        "imageData": None,
-        "imageHeight": height,
-        "imageWidth": width,
-    }
+class _Job(NamedTuple):
+    masks: Sequence[LabeledMask]
+    image: np.ndarray | None
+    size: tuple[int, int]
+    image_name: str
+    stem: str
 
 
-def to_geojson(masks: Sequence[LabeledMask], size: Sequence[int], image_name: str = "") -> dict[str, Any]:
-    """A GeoJSON collection with a feature per mask, in pixels instead of degrees: x right, y down.
-
-    Outlines turn as the standard wants it (counterclockwise where y goes up), holes the other way round. An empty mask
-    has no geometry.
-
-    Args:
-        masks: In the order of the features.
-        size: (H,W) of the picture.
-        image_name: Of its file.
-
-    Raises:
-        ValueError: If a mask has another size.
-
-    Source: RFC 7946; differs in the units of coordinates, for which it asks for an arrangement between those involved.
-    """
-    height, width = check_sizes(masks, size)
-    features = []
-    for place, one in enumerate(masks, start=1):
-        polygons = mask_to_polygons(one.mask, one.detail)
-        left, top, right, bottom = mask_to_xyxy(one.mask).tolist()
-        feature: dict[str, Any] = {"type": "Feature", "id": place, "geometry": _geometry(polygons)}
-        if polygons:
-            feature["bbox"] = [left, top, right, bottom]
-        score = None if one.score is None else round(float(one.score), 6)
-        properties = {"name": one.label, "color": one.color, "score": score, "area": int(one.mask.sum())}
-        features.append(feature | {"properties": properties})
-    image = {"file_name": file_name(image_name), "width": width, "height": height}
-    frame = "pixels; x right, y down, the corner of the first pixel is (0, 0)"
-    return {"type": "FeatureCollection", "features": features, SOFTWARE: {"image": image, "coordinates": frame}}
+def _job(masks: Sequence[LabeledMask], image: np.ndarray | None, size: Sequence[int], image_name: str) -> _Job:
+    size = check_sizes(masks, size)
+    if image is not None and image.shape[:2] != size:
+        raise ValueError(f"image must have the size {size}, got {image.shape[:2]}")
+    name = file_name(image_name)
+    return _Job(masks, image, size, image_name, safe_file_name(name.rpartition(".")[0] or name))
 
 
-def file_name(name: str) -> str:
-    """The name of a picture's file as it goes into an annotation file, which others join to a folder: never a path."""
-    stem, dot, suffix = clean_text(name).replace("\\", "/").rpartition("/")[2].rpartition(".")
-    if not stem or not suffix.isalnum() or len(suffix) > 8:
-        whole = stem + dot + suffix
-        return safe_file_name(whole) if whole.strip(" .") else "image"
-    return f"{safe_file_name(stem)}.{suffix}"
+def _text(write: Callable[..., Any]) -> Callable[[_Job], bytes]:
+    def run(job: _Job) -> bytes:
+        content = write(job.masks, job.size, job.image_name)
+        return (content if isinstance(content, str) else json.dumps(content, ensure_ascii=False) + "\n").encode()
+
+    return run
 
 
-def _coco_segmentation(one: LabeledMask, polygons: bool) -> Any:
-    found = mask_to_polygons(one.mask, one.detail) if polygons else []
-    if not found or any(polygon.holes for polygon in found):
-        return rle.encode(one.mask)
-    return [polygon.outer.ravel().tolist() for polygon in found]
+def _masks(job: _Job) -> bytes:
+    """The mask; of several a ZIP."""
+    if len(job.masks) == 1:
+        return mask_png(job.masks[0].mask)
+    names = safe_file_names(one.name for one in job.masks)
+    return zip_files({f"{name}.png": mask_png(one.mask) for name, one in zip(names, job.masks, strict=True)})
 
 
-def _geometry(polygons: Sequence[Polygon]) -> dict[str, Any] | None:
-    if not polygons:
-        return None
-    closed = [[np.vstack([ring, ring[:1]]).tolist() for ring in polygon.rings] for polygon in polygons]
-    if len(closed) == 1:
-        return {"type": "Polygon", "coordinates": closed[0]}
-    return {"type": "MultiPolygon", "coordinates": closed}
+def _cutout(job: _Job) -> bytes:
+    """What all masks show together."""
+    if job.image is None:
+        raise ValueError("image: a cut-out needs the picture")
+    if not job.masks:
+        raise ValueError("masks: a cut-out needs at least one")
+    return encode_png(cut_out(job.image, np.any([one.mask for one in job.masks], axis=0)))
+
+
+def _yolo_files(job: _Job) -> dict[str, bytes]:
+    labels = to_yolo(job.masks, job.size)
+    texts = {f"labels/{job.stem}.txt": labels.labels, "classes.txt": labels.classes_txt, "data.yaml": labels.data_yaml}
+    return {name: text.encode() for name, text in texts.items()}
+
+
+class _Export(NamedTuple):
+    suffix: str
+    write: Callable[[_Job], bytes]
+
+
+EXPORTS: dict[str, _Export] = {
+    "png": _Export("_masks.zip", _masks),
+    "index_png": _Export("_index.png", lambda job: index_png(job.masks, job.size)),
+    "cutout": _Export("_cutout.png", _cutout),
+    "zip": _Export(".zip", lambda job: to_zip(job.masks, job.image, job.size, job.image_name)),
+    "coco": _Export("_coco.json", _text(to_coco)),
+    "sa1b": _Export("_sa1b.json", _text(to_sa1b)),
+    "yolo": _Export("_yolo.zip", lambda job: zip_files(_yolo_files(job))),
+    "labelme": _Export(".json", _text(to_labelme)),  # labelme looks for the name of the picture
+    "svg": _Export(".svg", _text(to_svg)),
+    "geojson": _Export(".geojson", _text(to_geojson)),
+}
