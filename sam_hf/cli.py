@@ -321,6 +321,14 @@ def export(context: typer.Context) -> None:
     _run_recipe(export_command.main, context)
 
 
+@app.command(context_settings=PASS_ON)
+def replay(context: typer.Context) -> None:
+    """Do a prompt session of the page again on image files (--help lists the options)."""
+    from sam_hf.inference import replay_command
+
+    _run_recipe(replay_command.main, context)
+
+
 def _run_recipe(run: Callable[[Sequence[str]], int | None], context: typer.Context) -> None:
     try:
         raise typer.Exit(run(context.args) or 0)
