@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
@@ -219,9 +220,41 @@ def absent_claims(
     return tuple(out)
 
 
+def near_misses(attributes: Attributes, split: str, rng: np.random.Generator, count: int) -> tuple[Claim, ...]:
+    """What is nearly true of something: its noun in another colour, or another noun in its colour.
+
+    Args:
+        attributes: What is true of it.
+        split: Whose nouns, and pairs of colour and shape, may be said.
+        rng: Draws them.
+        count: At most so many.
+    """
+    others = SHAPES if "shape" in attributes.nouns else _all_glyph_nouns(split)
+    out: dict[Claim, None] = {}
+    for _ in range(4 * count):
+        if len(out) == count:
+            break
+        noun = attributes.nouns[int(rng.random() * len(attributes.nouns))]
+        if rng.random() < 0.5:
+            claim = Claim(noun, COLOURS[int(rng.random() * len(COLOURS))])
+        else:
+            claim = Claim(others[int(rng.random() * len(others))], attributes.colour)
+        if claim.noun.split()[0] in COLOURS:
+            claim = replace(claim, colour=None)
+        held_out = split == "train" and (claim.colour, claim.noun) in HELD_OUT_PAIRS
+        if not held_out and not claim.possibly(attributes):
+            out[claim] = None
+    return tuple(out)
+
+
 def _glyphs_of(split: str) -> tuple:
     entries = glyph_entries()
     return entries if split == "test" else tuple(entry for entry in entries if not entry.held_out)
+
+
+@cache
+def _all_glyph_nouns(split: str) -> tuple[str, ...]:
+    return tuple(sorted({noun for entry in _glyphs_of(split) for noun in glyph_nouns(entry)}))
 
 
 def vocabulary(split: str) -> tuple[str, ...]:
@@ -232,7 +265,7 @@ def vocabulary(split: str) -> tuple[str, ...]:
     """
     if split not in ("train", "test"):
         raise ValueError(f"split: expected 'train' or 'test', got {split!r}")
-    nouns = {noun for entry in _glyphs_of(split) for noun in glyph_nouns(entry)}
+    nouns = set(_all_glyph_nouns(split))
     nouns |= {noun for shape in SHAPES for noun in shape_nouns(shape)[0]}
     pairs = {f"{c} {s}" for c in COLOURS for s in SHAPES if split == "test" or (c, s) not in HELD_OUT_PAIRS}
     return tuple(sorted(nouns | pairs | set(COLOURS) | set(PATTERNS)))

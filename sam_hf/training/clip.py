@@ -143,13 +143,22 @@ class ClipForTraining(nn.Module):
         positive: torch.Tensor,
         ignore: torch.Tensor,
         masks: torch.Tensor | None = None,
+        rival_ids: torch.Tensor | None = None,
+        rival_of: torch.Tensor | None = None,
     ) -> dict[str, Any]:
         """Loss of one batch, see `crop_dataset.CropCollate`; `masks` are not used."""
         output = self.clip(image=normalise_crops(images), text=input_ids)
         scale = output["logit_scale"].float().clamp(max=self.max_scale)
         logits = scale * output["text_features"].float() @ output["image_features"].float().t()  # rows: phrases
         logits = logits.masked_fill(ignore, -torch.inf)
-        loss = 0.5 * (_multi_positive(logits, positive) + _multi_positive(logits.t(), positive.t()))
+        of_crops, true = logits.t(), positive.t()
+        if rival_ids is not None:  # a crop tells its phrases from its own rivals too
+            rivals = self.clip.encode_text(rival_ids, normalize=True).float()  # (m,D)
+            near = scale * output["image_features"].float() @ rivals.t()  # (n,m)
+            own = rival_of == torch.arange(len(near), device=near.device)[:, None]
+            of_crops = torch.cat([of_crops, near.masked_fill(~own, -torch.inf)], dim=1)
+            true = torch.cat([true, torch.zeros_like(own)], dim=1)
+        loss = 0.5 * (_multi_positive(logits, positive) + _multi_positive(of_crops, true))
         found = positive.gather(1, logits.argmax(1, keepdim=True)).float().mean()
         return {"loss": loss, "metrics": {"retrieval": found.detach(), "scale": scale.detach()}}
 

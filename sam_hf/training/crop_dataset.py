@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import Dataset
 
 from sam_hf.data.crops import crop
+from sam_hf.data.phrases import near_misses
 
 ARTICLES = ("a", "an", "the")
 SIZES = ("big", "large", "small", "little")
@@ -63,6 +64,8 @@ class CropDataset(Dataset):
         size: side of a crop in pixels.
         scale: range of the square crop's side relative to the longer side of the object's box (paper: 1 to 2).
         zero_background: probability of blackening what is outside the mask (paper: 0.5).
+        rivals: how many phrases that are nearly true of it each crop comes with, at most: right noun, wrong colour, or
+            the reverse. Chance seldom brings such a pair into a batch.
         seed: of the choices made here.
     """
 
@@ -73,21 +76,31 @@ class CropDataset(Dataset):
         size: int = 64,
         scale: tuple[float, float] = (1.0, 2.0),
         zero_background: float = 0.5,
+        rivals: int = 0,
         seed: int = 0,
     ) -> None:
-        self.generator, self.crops, self.size = generator, crops, size
+        self.generator, self.crops, self.size, self.rivals = generator, crops, size, rivals
         self.scale, self.zero_background, self.seed = scale, zero_background, seed
 
     def __getitem__(self, index: int) -> list[dict[str, Any]]:
-        """Samples of scene `index`: image (size,size,3) uint8, mask (size,size) bool, phrase, attributes."""
+        """Samples of scene `index`: image (size,size,3) uint8, mask (size,size) bool, phrase, attributes,
+        rivals."""
         rng = random.Random(f"{self.seed}/{index}")
+        words = np.random.default_rng((self.seed, index))
         scene = self.generator(index)
         named = [thing for thing in scene.objects if thing.phrases and thing.mask.any()]
         samples = []
         for thing in rng.sample(named, min(self.crops, len(named))):
             image, mask = random_crop(scene.image, thing.mask, self.size, self.scale, self.zero_background, rng)
+            near = near_misses(thing.attributes, "train", words, self.rivals)
             samples.append(
-                {"image": image, "mask": mask, "phrase": rng.choice(thing.phrases), "attributes": thing.attributes}
+                {
+                    "image": image,
+                    "mask": mask,
+                    "phrase": rng.choice(thing.phrases),
+                    "attributes": thing.attributes,
+                    "rivals": tuple(claim.words() for claim in near),
+                }
             )
         return samples
 
@@ -120,7 +133,7 @@ class CropCollate:
 
     def __call__(self, scenes: Sequence[list[dict[str, Any]]]) -> dict[str, torch.Tensor]:
         """images (n,3,s,s) uint8, masks (n,s,s) bool, input_ids (n,T), positive and ignore (n,n) bool, rows =
-        phrases."""
+        phrases; where crops have rivals, rival_ids (m,T) of all of them and rival_of (m,), whose each is."""
         samples = [sample for scene in scenes for sample in scene]
         if not samples:
             raise ValueError("no object in these scenes has a phrase; give more scenes per batch")
@@ -133,10 +146,15 @@ class CropCollate:
                     surely, possibly = truth(noun, adjectives, other["attributes"])
                     positive[i, j], ignore[i, j] = surely, possibly and not surely
         images = np.stack([s["image"] for s in samples]).transpose(0, 3, 1, 2)  # (n,s,s,3) -> (n,3,s,s)
-        return {
+        rivals = [(i, phrase) for i, sample in enumerate(samples) for phrase in sample["rivals"]]
+        batch = {
             "images": torch.from_numpy(np.ascontiguousarray(images)),
             "masks": torch.from_numpy(np.stack([s["mask"] for s in samples])),
             "input_ids": self.tokenizer([s["phrase"] for s in samples])["input_ids"],
             "positive": torch.from_numpy(positive),
             "ignore": torch.from_numpy(ignore),
         }
+        if rivals:
+            batch["rival_ids"] = self.tokenizer([phrase for _, phrase in rivals])["input_ids"]
+            batch["rival_of"] = torch.tensor([i for i, _ in rivals])
+        return batch

@@ -21,6 +21,7 @@ class PromptableConfig:
 
     Attributes:
         mask_losses: weight of each mask loss: `"focal"`, `"dice"`, `"bce"` (class-balanced cross-entropy).
+        text_mask_losses: the same of what a phrase alone gives, in the first round; None: as `mask_losses`.
         iou_weight: weight of the quality head's loss.
         iou_loss: `"mse"` (paper) or `"l1"` (SAM 2).
         iou_on: `"best"`: supervise the score of the back-propagated mask only (paper); `"all"`: of every mask (SAM 2).
@@ -57,6 +58,7 @@ class PromptableConfig:
     """
 
     mask_losses: Mapping[str, float] = field(default_factory=lambda: {"focal": 20.0, "dice": 1.0})
+    text_mask_losses: Mapping[str, float] | None = None
     iou_weight: float = 1.0
     iou_loss: str = "mse"
     iou_on: str = "best"
@@ -82,6 +84,8 @@ class PromptableConfig:
 
     def __post_init__(self) -> None:
         _check_weights("mask_losses", self.mask_losses, MASK_LOSSES)
+        if self.text_mask_losses is not None:
+            _check_weights("text_mask_losses", self.text_mask_losses, MASK_LOSSES)
         _check_weights("text_sources", self.text_sources, TEXT_SOURCES)
         for name in ("first_prompts", "first_prompts_single"):
             kinds = getattr(self, name)

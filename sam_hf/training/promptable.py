@@ -12,7 +12,7 @@ Source: §3 "Resolving ambiguity", "Losses and training"; appendix A. Differs in
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -185,10 +185,11 @@ class SamForPromptableTraining(nn.Module):
         names, kinds = draw_kinds(weights, has_text, absent)
         noise = (config.box_noise, config.box_noise_kind, config.middle_clicks)
         prompts = first_prompts(names, kinds, masks, truth, text, image_size, *noise)
-        rounds = [self._round(embeddings, prompts, truth, present, absent, multimask=not single_first)]
+        said = torch.tensor([name == "text" for name in names], device=kinds.device)[kinds]  # a phrase alone, (B,P)
+        rounds = [self._round(embeddings, prompts, truth, present, absent, said, multimask=not single_first)]
         for new_point in plan:
             prompts = self._next_prompts(prompts, rounds[-1]["logits"], truth, image_size, new_point)
-            rounds.append(self._round(embeddings, prompts, truth, present, None, multimask=False))
+            rounds.append(self._round(embeddings, prompts, truth, present, None, None, multimask=False))
         return self._collect(rounds, names, kinds, present, absent)
 
     def _alignment_loss(
@@ -273,6 +274,7 @@ class SamForPromptableTraining(nn.Module):
         truth: torch.Tensor,
         present: torch.Tensor,
         absent: torch.Tensor | None,
+        said: torch.Tensor | None,
         multimask: bool,
     ) -> dict[str, torch.Tensor]:
         """One decoder call and its loss. All shapes (B, P) unless said; `logits` is detached (B, P, 4h, 4w)."""
@@ -281,7 +283,10 @@ class SamForPromptableTraining(nn.Module):
         logits, scores = output.pred_masks, output.iou_scores.float()  # (B,P,M,4h,4w), (B,P,M)
         with torch.autocast(device_type=logits.device.type, enabled=False):
             target = truth.unsqueeze(2)
-            mask_loss = self._mask_loss(logits, target)  # (B,P,M)
+            mask_loss = mask_losses(config.mask_losses, logits, target)  # (B,P,M)
+            if said is not None and config.text_mask_losses is not None:
+                of_phrases = mask_losses(config.text_mask_losses, logits, target)
+                mask_loss = torch.where(said.unsqueeze(-1), of_phrases, mask_loss)
             ious = losses.mask_iou(logits, target)
             iou_loss = losses.iou_score_loss(scores, ious, config.iou_loss)
             best = mask_loss.argmin(-1, keepdim=True)  # lowest *mask* loss, scores do not vote
@@ -309,13 +314,6 @@ class SamForPromptableTraining(nn.Module):
             "oracle": ious.amax(-1),
             "score": scores.detach().amax(-1),
         }
-
-    def _mask_loss(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        functions = {"focal": losses.focal_loss, "dice": losses.dice_loss, "bce": losses.balanced_bce_loss}
-        terms = [
-            weight * functions[name](logits, target) for name, weight in self.config.mask_losses.items() if weight
-        ]
-        return torch.stack(terms).sum(0)
 
     def _collect(
         self,
@@ -348,3 +346,9 @@ class SamForPromptableTraining(nn.Module):
 def _masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Mean over the true entries, NaN where there are none."""
     return torch.where(mask, values, torch.zeros_like(values)).sum() / mask.sum()
+
+
+def mask_losses(weights: Mapping[str, float], logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Weighted sum of `losses.*_loss` by name: (..., H, W) each -> (...)."""
+    functions = {"focal": losses.focal_loss, "dice": losses.dice_loss, "bce": losses.balanced_bce_loss}
+    return torch.stack([weight * functions[name](logits, target) for name, weight in weights.items() if weight]).sum(0)

@@ -100,6 +100,30 @@ def test_loss_ignores_possible_and_accepts_every_positive(batch):
     torch.testing.assert_close(out["loss"].detach(), expected, rtol=1e-3, atol=1e-4)
 
 
+def test_a_crop_is_told_from_what_is_nearly_true_of_it():
+    torch.manual_seed(0)
+    module = small_clip.ClipForTraining(small_clip.build_clip(RESNET)).eval()
+    dataset = CropDataset(scene, crops=2, size=32, rivals=3, seed=1)
+    samples = dataset[0]
+    for sample in samples:
+        assert len(set(sample["rivals"])) == 3
+        for phrase in sample["rivals"]:
+            assert not any(truth(*parse_phrase(phrase, TRUCK.nouns + CAR.nouns), sample["attributes"]))
+    batch = CropCollate(SamTokenizer(600, 8))([samples])
+    assert batch["rival_of"].tolist() == [0, 0, 0, 1, 1, 1] and batch["rival_ids"].shape == (6, 8)
+    with torch.no_grad():
+        with_rivals = module(**batch)["loss"]
+        rivals = module.clip.encode_text(batch.pop("rival_ids"), normalize=True).reshape(2, 3, -1)
+        batch.pop("rival_of")
+        features = module.clip(image=small_clip.normalise_crops(batch["images"]), text=batch["input_ids"])
+        texts, images, scale = (features[name] for name in ("text_features", "image_features", "logit_scale"))
+        crops = scale * images @ texts.t()
+        crops = crops.masked_fill(batch["ignore"].t(), -torch.inf)
+        among = torch.cat([crops, scale * torch.einsum("nd,nrd->nr", images, rivals)], 1).log_softmax(1)
+        more = (crops.log_softmax(1) - among[:, :2]).diagonal().mean() / 2  # each crop has one phrase here
+        torch.testing.assert_close(with_rivals - module(**batch)["loss"], more, rtol=1e-3, atol=1e-5)
+
+
 def test_folder_is_an_open_clip_folder(tmp_path, batch):
     import open_clip
 

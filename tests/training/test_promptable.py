@@ -125,6 +125,24 @@ def test_only_the_lowest_mask_loss_of_three_is_back_propagated():
     assert torch.equal(touched, torch.nn.functional.one_hot(best, 4).bool())
 
 
+def test_phrases_alone_may_have_a_loss_of_their_own():
+    data = batch()
+    text = torch.nn.functional.normalize(torch.randn(1, 2, 8), dim=-1)
+    config = replace(presets.SAM1_PAPER, rounds=(1, 1), no_point_rounds=0, iou_weight=0.0)
+
+    def loss(kind, **options):
+        torch.manual_seed(0)
+        chosen = replace(config, first_prompts={kind: 1.0}, **options)
+        return SamForPromptableTraining(Recorder(), chosen)(**data, text_embeds=text)["loss"].detach()
+
+    entropy = {"bce": 1.0, "dice": 1.0}
+    assert loss("text", text_mask_losses=entropy) == loss("text", mask_losses=entropy) != loss("text")
+    for kind in ("text+point", "box"):
+        assert loss(kind, text_mask_losses=entropy) == loss(kind)
+    with pytest.raises(ValueError, match="text_mask_losses"):
+        replace(config, text_mask_losses={"lovasz": 1.0})
+
+
 @pytest.mark.parametrize(("on", "count"), [("best", 1), ("all", 3)])
 def test_which_scores_are_supervised(on, count):
     torch.manual_seed(0)

@@ -3,30 +3,21 @@
 import pytest
 import torch
 
-from sam_hf import SamConfig, SamModel
+from sam_hf import SamModel
 from sam_hf.training import text_alignment
 from sam_hf.training.text_alignment import SamForTextAlignment, mean_of_told
 
 PART = "prompt_encoder.text_alignment."
-VISION = {
-    "model_type": "sam_tiny_vit",
-    "embed_dims": [8, 8, 8, 8],
-    "depths": [1, 1, 1, 1],
-    "num_heads": [1, 1, 1, 1],
-    "window_sizes": [4, 4, 4, 4],
-    "strides": [2, 1, 1],
-    "output_channels": 8,
-    "num_pos_feats": 4,
-    "image_size": 48,
-}
-DECODER = {"mlp_dim": 8, "num_attention_heads": 1, "iou_head_hidden_dim": 8}
 TEXT = {"embed_dim": 8, "context_length": 6, "vocab_size": 600, "width": 8, "heads": 1, "layers": 1}
 
 
-def make_step(**text):
-    torch.manual_seed(0)
-    config = SamConfig(vision_config=VISION, mask_decoder_config=DECODER, text_config=TEXT | text)
-    return SamForTextAlignment(SamModel(config))
+@pytest.fixture
+def make_step(small_config):
+    def make(**text):
+        torch.manual_seed(0)
+        return SamForTextAlignment(SamModel(small_config(**TEXT | text)))
+
+    return make
 
 
 @pytest.fixture
@@ -49,7 +40,7 @@ def batch():
     }
 
 
-def test_nothing_but_the_alignment_learns(batch):
+def test_nothing_but_the_alignment_learns(batch, make_step):
     step = make_step(alignment=True)
     before = {name: value.clone() for name, value in step.model.state_dict().items()}
     optimizer = torch.optim.AdamW([one for one in step.parameters() if one.requires_grad], lr=0.02)
@@ -68,7 +59,7 @@ def test_nothing_but_the_alignment_learns(batch):
         make_step()
 
 
-def test_what_it_reports(batch):
+def test_what_it_reports(batch, make_step):
     output = make_step(alignment=True)(**batch)
     metrics = {name.removeprefix("text_alignment"): value.item() for name, value in output["metrics"].items()}
     assert metrics[""] == pytest.approx(output["loss"].item())
@@ -77,7 +68,7 @@ def test_what_it_reports(batch):
     assert present["text_alignment_absent"].isnan() and present["text_alignment_present"] > 0
 
 
-def test_every_phrase_weighs_the_same_whichever_process_has_it(batch, monkeypatch):
+def test_every_phrase_weighs_the_same_whichever_process_has_it(batch, make_step, monkeypatch):
     step = make_step(alignment=True)
     alone = step(**batch)["loss"].item()
     told = torch.tensor([[True, True, True, False]])

@@ -12,18 +12,6 @@ from sam_hf.training.recipes import tiny
 from sam_hf.training.resolution import at_resolution
 from sam_hf.training.trainer import Trainer
 
-VISION = {
-    "model_type": "sam_tiny_vit",
-    "embed_dims": [8, 8, 8, 8],
-    "depths": [1, 1, 1, 1],
-    "num_heads": [1, 1, 1, 1],
-    "window_sizes": [4, 4, 4, 4],
-    "strides": [2, 1, 1],
-    "output_channels": 8,
-    "num_pos_feats": 4,
-    "image_size": 48,
-}
-DECODER = {"mlp_dim": 8, "num_attention_heads": 1, "iou_head_hidden_dim": 8}
 CLIP = {
     "embed_dim": 8,
     "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8},
@@ -31,12 +19,12 @@ CLIP = {
 }
 
 
-def config(**text):
-    text = {"embed_dim": 8, **CLIP["text_cfg"], **text}
-    return SamConfig(vision_config=VISION, mask_decoder_config=DECODER, text_config=text)
+@pytest.fixture(scope="module")
+def config(small_config):
+    return lambda **text: small_config(embed_dim=8, **CLIP["text_cfg"], **text)
 
 
-def test_same_weights_at_another_resolution():
+def test_same_weights_at_another_resolution(config):
     model = SamModel(config()).eval()
     smaller = at_resolution(model, 32)
     assert smaller.config.prompt_encoder_config.image_embedding_size == 4
@@ -56,7 +44,8 @@ def test_same_weights_at_another_resolution():
 def test_positions_of_a_vit_are_resampled():
     vision = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 1, "image_size": 64, "patch_size": 8}
     vision |= {"output_channels": 8, "num_pos_feats": 4, "window_size": 4, "global_attn_indexes": [1]}
-    model = SamModel(SamConfig(vision_config=vision, mask_decoder_config=DECODER)).eval()
+    decoder = {"mlp_dim": 8, "num_attention_heads": 1, "iou_head_hidden_dim": 8}
+    model = SamModel(SamConfig(vision_config=vision, mask_decoder_config=decoder)).eval()
     with torch.no_grad():
         model.vision_encoder.pos_embed.copy_(torch.linspace(0, 1, 8)[None, :, None, None].expand(1, 8, 8, 8))
     smaller = at_resolution(model, 32)
@@ -66,7 +55,7 @@ def test_positions_of_a_vit_are_resampled():
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory):
+def recipe(tmp_path_factory, config):
     folder = tmp_path_factory.mktemp("tiny")
     shared = {"steps": 2, "batch": 2, "prompts": 3, "warmup": 1}
     stages = (
@@ -114,10 +103,10 @@ def test_running_it_again_trains_nothing_and_an_interrupted_stage_goes_on(recipe
         tiny.train(folder, [stages[-1]])
 
 
-def test_a_stage_of_each_kind_stopped_in_its_middle_goes_on_from_there(tmp_path, monkeypatch):
+def test_a_stage_of_each_kind_stopped_in_its_middle_goes_on_from_there(tmp_path, monkeypatch, config):
     shared = {"size": 48, "steps": 2, "batch": 2, "warmup": 1, "prompts": 3, "absent": 1}
     stages = (
-        tiny.ClipStage("clip", size=48, steps=2, scenes=3),
+        tiny.ClipStage("clip", size=48, steps=2, scenes=3, rivals=2),
         tiny.Stage("text", seed=1, text=True, options=tiny.WITH_TEXT, **shared),
         tiny.AlignmentStage("alignment", seed=2, rivals=2, **shared),
     )

@@ -29,104 +29,91 @@ from sam_hf.training.trainer import Trainer, TrainerConfig, process_state
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One stretch of training at one resolution.
+class Stretch:
+    """What all stages have in common.
 
     Attributes:
         name: folder name; a stage is known by it, so give a changed stage a new one.
-        size: image side in pixels.
+        size: side of the scenes in pixels.
         minutes, steps: length, whichever is reached first; at least one.
-        batch: images per step and process.
-        prompts: masks per image.
-        absent: how many of them are phrases of absent objects (needs `text`).
-        rivals: how many more such phrases each image is told apart from, see `text_alignment` (needs `text`).
-        text: whether phrases are among the prompts; the text tower comes from an earlier `ClipStage`.
-        options: what a step does.
-        lr: peak learning rate.
-        warmup: steps.
-        schedule: see `optimization.lr_factor`.
-        ema: decay of the averaged weights.
-        lr_multipliers: see `optimization.parameter_groups`; the text tower is frozen unless said otherwise here.
-        seed: of scenes and prompts; each stage should have its own.
-    """
-
-    name: str
-    size: int
-    minutes: float | None = None
-    steps: int | None = None
-    batch: int = 12
-    prompts: int = 5
-    absent: int = 0
-    rivals: int = 0
-    text: bool = False
-    options: PromptableConfig = FROM_SCRATCH
-    lr: float = 1e-3
-    warmup: int = 100
-    schedule: str = "cosine"
-    ema: float = 0.998
-    lr_multipliers: dict[str, float] = field(default_factory=dict)
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class ClipStage:
-    """Training of the small CLIP whose text tower the later stages use.
-
-    Attributes:
-        name: folder name.
-        size: side of the scenes the crops come from, in pixels.
-        minutes, steps: length, whichever is reached first; at least one.
-        scenes: scenes per step, up to five crops each.
         lr: peak learning rate.
         warmup: steps.
         ema: decay of the averaged weights.
-        seed: of scenes and crops.
-        goes_on: start from the weights of the `ClipStage` before; the text branch keeps the tower it has. The CLIP
-            itself is what such a stage is for: it is shipped beside the checkpoint.
+        seed: of scenes and choices; each stage should have its own.
     """
 
     name: str
     size: int = 128
     minutes: float | None = None
     steps: int | None = None
-    scenes: int = 48
     lr: float = 1e-3
+    warmup: int = 100
+    ema: float = 0.998
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Stage(Stretch):
+    """One stretch of training at one resolution.
+
+    Attributes:
+        batch: images per step and process.
+        prompts: masks per image.
+        absent: how many of them are phrases of absent objects (needs `text`).
+        rivals: how many more such phrases each image is told apart from, see `text_alignment` (needs `text`).
+        text: whether phrases are among the prompts; the text tower comes from an earlier `ClipStage`.
+        options: what a step does.
+        schedule: see `optimization.lr_factor`.
+        lr_multipliers: see `optimization.parameter_groups`; the text tower is frozen unless said otherwise here.
+    """
+
+    batch: int = 12
+    prompts: int = 5
+    absent: int = 0
+    rivals: int = 0
+    text: bool = False
+    options: PromptableConfig = FROM_SCRATCH
+    schedule: str = "cosine"
+    lr_multipliers: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ClipStage(Stretch):
+    """Training of the small CLIP whose text tower the later stages use, on crops of the scenes.
+
+    Attributes:
+        scenes: scenes per step, up to five crops each.
+        rivals: how many phrases that are nearly true of it each crop is told from.
+        goes_on: start from the weights of the `ClipStage` before; the text branch keeps the tower it has. The CLIP
+            itself is what such a stage is for: it is shipped beside the checkpoint.
+    """
+
     warmup: int = 50
     ema: float = 0.995
     seed: int = 100
+    scenes: int = 48
+    rivals: int = 0
     goes_on: bool = False
 
 
 @dataclass(frozen=True)
-class AlignmentStage:
+class AlignmentStage(Stretch):
     """Training of the alignment of a finished model, and of nothing else in it: see `SamForTextAlignment`.
 
     Attributes:
-        name: folder name.
-        size: image side in pixels.
-        minutes, steps: length, whichever is reached first; at least one.
         batch: images per step and process.
         prompts: phrases per image.
         absent: how many of them are of absent things.
         rivals: how many more of those each image is told apart from.
-        lr: peak learning rate.
-        warmup: steps.
-        ema: decay of the averaged weights.
-        seed: of scenes.
     """
 
-    name: str
-    size: int
-    minutes: float | None = None
-    steps: int | None = None
+    lr: float = 5e-4
+    warmup: int = 30
+    ema: float = 0.99
     batch: int = 4
     prompts: int = 12
     absent: int = 4
     rivals: int = 8
-    lr: float = 5e-4
-    warmup: int = 30
-    ema: float = 0.99
-    seed: int = 0
 
 
 def run_clip_stage(
@@ -159,7 +146,8 @@ def run_clip_stage(
     torch.manual_seed(stage.seed)
     clip = build_clip(clip_config) if start is None else load_clip(start)
     generator = SceneGenerator(size=stage.size, split="train", seed=stage.seed, font=font)
-    dataset = CropDataset(generator, size=clip.sam_hf_config["vision_cfg"]["image_size"], seed=stage.seed)
+    side = clip.sam_hf_config["vision_cfg"]["image_size"]
+    dataset = CropDataset(generator, size=side, rivals=stage.rivals, seed=stage.seed)
     text = clip.sam_hf_config["text_cfg"]
     collate = CropCollate(SamTokenizer(text["vocab_size"], text["context_length"]))
     config = _trainer_config(stage, folder, mixed_precision, num_workers, **trainer_options)
@@ -262,7 +250,7 @@ def run_alignment_stage(
 
 
 def _trainer_config(
-    stage: Stage | ClipStage | AlignmentStage,
+    stage: Stretch,
     folder: str | Path,
     mixed_precision: str,
     num_workers: int,

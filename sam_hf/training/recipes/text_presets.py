@@ -115,7 +115,7 @@ INTERPOLATION = replace(
         first_prompts_single={"text+point": 0.6, "box": 0.4},
         single_first=0.25,
         mask_prompt_drop=0.1,
-        mask_losses={"bce": 1.0, "dice": 1.0},
+        text_mask_losses={"bce": 1.0, "dice": 1.0},
         text_sources={"interpolation": 1.0},
         text_gap="mean",
     ),
@@ -130,8 +130,9 @@ INTERPOLATION = replace(
 )
 """For data with phrases: points between image and text, 20 % absent phrases, the image encoder as it is. Clicks and
 boxes stay among the first prompts and the decoder learns slowly, so that it does not forget them; fewer rounds see
-more pictures. Cross-entropy instead of the focal loss, under which a phrase that means nothing yet gets no mask and
-hardly a gradient, and stays so for long (see docs/text.md)."""
+more pictures. Phrases alone learn from cross-entropy: under the focal loss a phrase that means nothing yet gets hardly
+a gradient, and stays so for long (docs/text.md). All else keeps the focal loss, beside which class-balanced
+cross-entropy draws masks too large."""
 
 GAP = replace(
     INTERPOLATION,

@@ -26,6 +26,7 @@ from sam_hf.training.recipes.stages import (
     AlignmentStage,
     ClipStage,
     Stage,
+    Stretch,
     run_alignment_stage,
     run_clip_stage,
     run_stage,
@@ -87,7 +88,7 @@ foreground as much as all the background and so draws masks too large. The score
 their median: the mask with the highest expected IoU is the one to show. Half the clicks are where people click."""
 
 # Written for `torchrun --nproc_per_node=2` on two CPU cores: `batch` is per process.
-STAGES: tuple[Stage | AlignmentStage | ClipStage, ...] = (
+STAGES: tuple[Stretch, ...] = (
     ClipStage("0-clip", minutes=16),
     Stage("1-masks-128", 128, minutes=25, batch=6, lr=1.5e-3, schedule="constant", options=MASKS, seed=1),
     Stage(
@@ -161,7 +162,7 @@ def new_model(config: SamConfig, seed: int = 0) -> SamModel:
 
 def train(
     output_dir: str | Path,
-    stages: Sequence[Stage | AlignmentStage | ClipStage] = STAGES,
+    stages: Sequence[Stretch] = STAGES,
     resume: bool = True,
     config: SamConfig | None = None,
     clip_config: dict[str, Any] | None = None,
