@@ -1,6 +1,7 @@
 """ONNX files of a model: image encoder, decoder in one piece and split, text encoder, and Meta's decoder.
 
 A `SamModel` and a folder -> PART.onnx, PART_fp16.onnx, PART_quantized.onnx; what the parts are says exported_parts.py.
+Beside a text encoder lies its tokenizer. All files are made first, then moved, so that none is there in part.
 
 Every file is complete in itself (above protobuf's 2 GB the weights lie beside it in PART.onnx_data), needs opset 18
 and no operations of its own, takes and gives float32 and int64, and describes its inputs and outputs where viewers
@@ -27,7 +28,10 @@ from typing import Any
 import torch
 
 from sam_hf.hub.exported_parts import PARTS, MetaDecoder, Part, PerImage, TextAlignment, TextEncoder, missing_parts
+from sam_hf.hub.exported_tokenizer import FILES as TOKENIZER_FILES
+from sam_hf.hub.exported_tokenizer import write_tokenizer
 from sam_hf.model.modeling_sam import SamModel
+from sam_hf.model.text_prompts import tokenizer_for
 
 OPSET = 18
 SUFFIXES = {"float32": "", "float16": "_fp16", "int8": "_quantized"}
@@ -57,7 +61,7 @@ def export_onnx(
         report: Is told the name of the file that is being made.
 
     Returns:
-        The files, in the order of `parts` and `dtypes`.
+        The files, in the order of `parts` and `dtypes`; with the text encoder, `exported_tokenizer.FILES` at last.
 
     Raises:
         ImportError: onnx, onnxscript or, for int8, onnxruntime is not installed.
@@ -70,17 +74,23 @@ def export_onnx(
     names, dtypes = check_request(model, parts, dtypes)
     require_onnx("int8" in dtypes)
     folder = Path(folder)
-    wanted = [(name, dtype, folder / f"{name}{SUFFIXES[dtype]}.onnx") for name in names for dtype in dtypes]
-    present = [path.name for _, _, path in wanted if path.exists()]
+    wanted = [folder / f"{name}{SUFFIXES[dtype]}.onnx" for name in names for dtype in dtypes]
+    wanted += [folder / name for name in TOKENIZER_FILES] if TextEncoder.name in names else []
+    present = [path.name for path in wanted if path.exists()]
     if present and not overwrite:
         raise ValueError(f"`folder` has {', '.join(present)} already: choose another one, or overwrite")
     model = copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(False)
+    made: list[Path] = []
     with made_folder(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as workplace:
         for name in names:
             with torch.no_grad():
                 part = MetaDecoder(model, single_mask) if name == MetaDecoder.name else PARTS[name](model)
-            _export_part(part.eval(), dtypes, Path(workplace), folder, report)
-    return [path for _, _, path in wanted]
+            made += _export_part(part.eval(), dtypes, Path(workplace), report)
+        if TextEncoder.name in names:
+            sizes = model.config.text_config
+            made += write_tokenizer(tokenizer_for(sizes.vocab_size, sizes.context_length), workplace)
+        _put_into_place(made, folder)
+    return wanted
 
 
 @contextmanager
@@ -137,10 +147,19 @@ def _several(values: Iterable[str]) -> Sequence[str]:
     return [values] if isinstance(values, str) else list(values)
 
 
+def _put_into_place(made: Sequence[Path], folder: Path) -> None:
+    """Move finished files into their folder, in their order; weights beside a file that is replaced go with it."""
+    names = {file.name for file in made}
+    for file in made:
+        os.replace(file, folder / file.name)
+        if f"{file.name}_data" not in names:
+            (folder / f"{file.name}_data").unlink(missing_ok=True)
+
+
 def _export_part(
-    part: Part, dtypes: Sequence[str], workplace: Path, folder: Path, report: Callable[[str], None] | None
-) -> None:
-    """The files of one part: made in `workplace`, then moved, so that a file is complete or not there at all."""
+    part: Part, dtypes: Sequence[str], workplace: Path, report: Callable[[str], None] | None
+) -> list[Path]:
+    """Make the files of one part; weights come before the file that refers to them."""
     from sam_hf.hub import onnx_graphs
 
     def announce(dtype: str) -> Path:
@@ -149,7 +168,7 @@ def _export_part(
             report(path.name)
         return path
 
-    made: list[Path] = []  # weights before the file that refers to them
+    made: list[Path] = []
     with torch.no_grad(), _quiet():
         if "float16" in dtypes:
             path = announce("float16")
@@ -164,13 +183,7 @@ def _export_part(
             made += onnx_graphs.quantize(
                 whole[-1], announce("int8"), LARGEST_FILE, gather=isinstance(part, TextEncoder)
             )
-    made += whole if "float32" in dtypes else []
-    for file in made:
-        os.replace(file, folder / file.name)
-    names = {file.name for file in made}
-    for name in names:
-        if f"{name}_data" not in names:  # weights of a larger model, which this file replaces
-            (folder / f"{name}_data").unlink(missing_ok=True)
+    return made + (whole if "float32" in dtypes else [])
 
 
 def _halved(part: Part) -> Part:

@@ -63,6 +63,17 @@ class SamTokenizer:
         merges = vocab_size - _BYTES - _SPECIAL
         self._bpe.bpe_ranks = {pair: rank for pair, rank in self._bpe.bpe_ranks.items() if rank < merges}
 
+    @property
+    def vocabulary(self) -> list[str]:
+        """Entries by their ids, without start and end, in CLIP's spelling of bytes."""
+        entries = sorted(self._bpe.encoder, key=self._bpe.encoder.__getitem__)
+        return entries[: self.start_id]
+
+    @property
+    def merges(self) -> list[tuple[str, str]]:
+        """Pairs of entries in the order in which they are joined."""
+        return sorted(self._bpe.bpe_ranks, key=self._bpe.bpe_ranks.__getitem__)
+
     def encode(self, text: str) -> list[int]:
         """Token ids of a phrase, without start and end, of any length.
 

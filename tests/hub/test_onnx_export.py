@@ -9,6 +9,7 @@ import pytest
 import torch
 from meta_twin import meta_of
 from segment_anything.utils.onnx import SamOnnxModel
+from tokenizers import Tokenizer
 
 from sam_hf import SamConfig, SamModel, cli
 from sam_hf.hub import export_command, onnx_export, onnx_graphs
@@ -101,6 +102,42 @@ def test_failure_leaves_nothing(plain, tmp_path, monkeypatch):
         with pytest.raises(RuntimeError):
             export_onnx(plain, folder, ["decoder_per_image"])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interruption_changes_nothing(with_text, tmp_path, monkeypatch):
+    """In the middle of the second part: neither the first one's new file nor anything half made is there."""
+    names = ("decoder_per_click.onnx", "text_encoder.onnx", "text_encoder.onnx_data", "tokenizer.json", "notes.txt")
+    for name in names:
+        (tmp_path / name).write_text("of before")
+
+    def make(part, dtypes, workplace, report):
+        if part.name == TextEncoder.name:
+            (workplace / "text_encoder.onnx").write_text("half")
+            raise KeyboardInterrupt
+        (workplace / f"{part.name}.onnx").write_text("new")
+        return [workplace / f"{part.name}.onnx"]
+
+    monkeypatch.setattr(onnx_export, "_export_part", make)
+    with pytest.raises(KeyboardInterrupt):
+        export_onnx(with_text, tmp_path, [PerClick.name, TextEncoder.name], overwrite=True)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(names, "of before")
+
+
+def test_a_tokenizer_lies_beside_the_text_encoder(with_text, tmp_path, monkeypatch):
+    def make(part, dtypes, workplace, report):
+        (workplace / f"{part.name}.onnx").write_text("new")
+        return [workplace / f"{part.name}.onnx"]
+
+    monkeypatch.setattr(onnx_export, "_export_part", make)
+    files = export_onnx(with_text, tmp_path, [TextEncoder.name])
+    assert [path.name for path in files] == ["text_encoder.onnx", "tokenizer.json", "tokenizer_config.json"]
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in files}
+    sizes = with_text.config.text_config
+    assert len(Tokenizer.from_file(str(files[1])).encode("a red mug").ids) == sizes.context_length
+    files[0].unlink()
+    with pytest.raises(ValueError, match="has tokenizer.json, tokenizer_config.json already"):
+        export_onnx(with_text, tmp_path, [TextEncoder.name])
+    assert len(export_onnx(with_text, tmp_path, [TextEncoder.name], overwrite=True)) == 3
 
 
 @pytest.fixture(scope="module")
@@ -390,6 +427,7 @@ def test_int8_of_a_large_model(largest, with_text, tmp_path, monkeypatch):
     """Its own weights lie beside it only if they have to."""
     monkeypatch.setattr(onnx_export, "LARGEST_FILE", largest)
     names = export_onnx(with_text, tmp_path, [TextEncoder.name], ["int8", "float32"])
+    names = names[:2]  # and the tokenizer
     assert [path.name for path in names] == ["text_encoder_quantized.onnx", "text_encoder.onnx"]
     beside = {path.name for path in tmp_path.glob("*_data")}
     assert beside == {"text_encoder.onnx_data"} | ({"text_encoder_quantized.onnx_data"} if largest == 0 else set())

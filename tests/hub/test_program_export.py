@@ -59,6 +59,21 @@ def test_refused(model, tmp_path, monkeypatch):
         export_program(model, tmp_path / "encoder.pt2", compiled=True)
 
 
+def test_an_interruption_changes_nothing(model, tmp_path, monkeypatch):
+    there = tmp_path / "text.pt2"
+    there.write_text("of before")
+
+    def save(program, path):
+        path.write_text("half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(program_export.torch.export, "export", lambda *_, **__: None)
+    monkeypatch.setattr(program_export.torch.export, "save", save)
+    with pytest.raises(KeyboardInterrupt):
+        export_program(model, there, "text_encoder", overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["text.pt2"] and there.read_text() == "of before"
+
+
 @pytest.mark.slow
 @torch.no_grad()
 def test_compiled(model, tmp_path):
