@@ -39,12 +39,13 @@ class AppBlocks(gr.Blocks):
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
         """See `gr.Blocks`; what a request may not name is refused with a sentence."""
         _refuse_addresses(inputs)
+        inputs = [*inputs, *(block.value for block in block_fn.inputs[len(inputs) :])]  # defaults, as in Python
         try:
             return await super().preprocess_data(block_fn, inputs, *args, **kwargs)
         except InvalidPathError:
             raise gr.Error("image: this file was not uploaded here", print_exception=False) from None
         except (ValueError, TypeError):
-            raise gr.Error("the request lacks arguments of this endpoint", print_exception=False) from None
+            raise gr.Error("the request does not have the arguments of this endpoint", print_exception=False) from None
 
     async def postprocess_data(self, block_fn: Any, predictions: Any, state: Any) -> list[Any]:
         """See `gr.Blocks`; an endpoint's answer goes to who asked and nowhere else."""

@@ -1,28 +1,27 @@
 """Objects on a picture as files that other programs read, and masks made tidy before."""
 
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors.numpy
 
 from sam_hf.inference import json_fields as read
 from sam_hf.inference.result_files import encode_json, encode_png
-from sam_hf.inference.session import PromptSession, SessionObject
+from sam_hf.inference.session_format import LONGEST_NAME, MOST_OBJECTS, PromptSession, SessionObject
 from sam_hf.masks import rle as run_lengths
 from sam_hf.masks.boxes import mask_to_xywh
 from sam_hf.masks.drawing import cut_out
+from sam_hf.masks.formats import EXPORTS, export, to_zip
+from sam_hf.masks.labeled_mask import LabeledMask
 from sam_hf.masks.packed import PackedMask
 from sam_hf.masks.polygons import mask_to_polygons
 from sam_hf.masks.regions import remove_small_regions
 from sam_hf.ui.checkpoints import Checkpoint
 from sam_hf.ui.pictures import OpenPicture
 from sam_hf.ui.reading import clean_name
-
-MOST_OBJECTS = 1024
 
 
 def half_features(opened: OpenPicture) -> np.ndarray:
@@ -57,17 +56,33 @@ def refine_mask(rle: Any, fill_holes: Any, drop_islands: Any, polygon_detail: An
     }
 
 
-@dataclass(frozen=True, eq=False)
-class ExportedObject:
-    """An object of a request: as a session keeps it, its mask, and its score if it has one."""
+class Asked(NamedTuple):
+    """What is to be exported.
 
-    kept: SessionObject
-    mask: np.ndarray
-    score: float | None
+    Attributes:
+        checkpoint: Whose embedding it is.
+        opened: The picture.
+        kept: The objects as a session keeps them; each has its RLE.
+        scores: Of each, or None.
+        title: What the picture is called.
+    """
+
+    checkpoint: Checkpoint
+    opened: OpenPicture
+    kept: list[SessionObject]
+    scores: list[float | None]
+    title: str
+
+    def masks(self) -> list[LabeledMask]:
+        """The objects as masks with names."""
+        return [
+            LabeledMask(run_lengths.decode(one.rle), one.name, one.color, score, detail=one.polygon_detail)
+            for one, score in zip(self.kept, self.scores, strict=True)
+        ]
 
 
 def export_objects(
-    checkpoint: Checkpoint, opened: OpenPicture, objects: Any, format: Any, name: Any
+    checkpoint: Checkpoint, opened: OpenPicture, objects: Any, file_format: Any, name: Any
 ) -> tuple[bytes, str]:
     """See `Api.export`.
 
@@ -77,78 +92,83 @@ def export_objects(
     Raises:
         ValueError: If an object or the format is wrong, or there is nothing to export.
     """
-    if not isinstance(format, str) or format not in FORMATS:
-        raise ValueError(f"format: expected one of {', '.join(FORMATS)}; got {read.shown(format)}")
-    title = clean_name(read.text(name or "", "name", 255)) or opened.file.name or "picture"
-    given = _read_objects(objects, opened.file.size)
-    if not given and format not in WITHOUT_OBJECTS:
-        raise ValueError(f"objects: expected at least one for the format {format}, got none")
-    return FORMATS[format](checkpoint, opened, given, title)
+    if not isinstance(file_format, str) or file_format not in FORMATS:
+        raise ValueError(f"format: expected one of {', '.join(FORMATS)}; got {read.shown(file_format)}")
+    title = clean_name(read.text(name or "", "name", LONGEST_NAME)) or opened.file.name or "picture"
+    asked = Asked(checkpoint, opened, *_read_objects(objects, opened.file.size), title)
+    if file_format in MORE_FORMATS:
+        return MORE_FORMATS[file_format](asked)
+    if not asked.kept:
+        raise ValueError(f"objects: expected at least one for the format {file_format}, got none")
+    picture = opened.file.rgb() if file_format == "cutout" else None
+    made = export(file_format, asked.masks(), picture, opened.file.size, title)
+    return made.content, made.name
 
 
-def _read_objects(objects: Any, size: tuple[int, int]) -> list[ExportedObject]:
-    given = []
+def _read_objects(objects: Any, size: tuple[int, int]) -> tuple[list[SessionObject], list[float | None]]:
+    kept, scores = [], []
     for index, value in enumerate(read.items([] if objects is None else objects, "objects", MOST_OBJECTS)):
         path = f"objects[{index}]"
         if not isinstance(value, Mapping):
             raise ValueError(f"{path}: expected an object, got {read.shown(value)}")
         score = value.get("score")
-        score = None if score is None else read.number(score, f"{path}.score", -10, 10)
-        kept = SessionObject.from_json({key: one for key, one in value.items() if key != "score"}, size, path)
-        if kept.rle is None:
+        scores.append(None if score is None else read.number(score, f"{path}.score", -10, 10))
+        one = SessionObject.from_json({key: item for key, item in value.items() if key != "score"}, size, path)
+        if one.rle is None:
             raise ValueError(f"{path}.rle: missing; it is the mask that is exported")
-        given.append(ExportedObject(kept, run_lengths.decode(kept.rle), score))
-    return given
+        kept.append(one)
+    return kept, scores
 
 
-def _background(
-    checkpoint: Checkpoint, opened: OpenPicture, objects: Sequence[ExportedObject], title: str
-) -> tuple[bytes, str]:
-    if objects:
-        mask = np.logical_or.reduce([one.mask for one in objects])
+def _background(asked: Asked) -> tuple[bytes, str]:
+    size = asked.opened.file.size
+    if asked.kept:
+        mask = np.logical_or.reduce([run_lengths.decode(one.rle) for one in asked.kept])
     else:
-        height, width = opened.file.size
-        found = checkpoint.predictor.decode(opened.embedding, box=np.array([0, 0, width, height]))
+        whole = np.array([0, 0, size[1], size[0]])
+        found = asked.checkpoint.predictor.decode(asked.opened.embedding, box=whole)
         mask = found.masks[int(found.scores.argmax())]
-    return encode_png(cut_out(opened.file.rgb(), mask)), f"{_stem(title)}_without_background.png"
+    return encode_png(cut_out(asked.opened.file.rgb(), mask, tight=False)), f"{_stem(asked)}_without_background.png"
 
 
-def _session(
-    checkpoint: Checkpoint, opened: OpenPicture, objects: Sequence[ExportedObject], title: str
-) -> tuple[bytes, str]:
-    kept = tuple(one.kept for one in objects)
-    session = PromptSession(opened.file.size, kept, checkpoint.name, title, opened.file.sha256)
-    return encode_json(session.to_json()), f"{_stem(title)}_session.json"
+def _session(asked: Asked) -> tuple[bytes, str]:
+    file = asked.opened.file
+    session = PromptSession(file.size, tuple(asked.kept), asked.checkpoint.name, asked.title, file.sha256)
+    return encode_json(session.to_json()), f"{_stem(asked)}_session.json"
 
 
-def _features_npy(
-    checkpoint: Checkpoint, opened: OpenPicture, objects: Sequence[ExportedObject], title: str
-) -> tuple[bytes, str]:
-    return array_file(opened.embedding.tensor.float().cpu().numpy()), f"{_stem(title)}_embedding.npy"
+def _zip(asked: Asked) -> tuple[bytes, str]:
+    if not asked.kept:
+        raise ValueError("objects: expected at least one for the format zip, got none")
+    file, session = asked.opened.file, _session(asked)[0]
+    return to_zip(asked.masks(), file.rgb(), file.size, asked.title, {"session.json": session}), f"{_stem(asked)}.zip"
 
 
-def _features_safetensors(
-    checkpoint: Checkpoint, opened: OpenPicture, objects: Sequence[ExportedObject], title: str
-) -> tuple[bytes, str]:
-    (height, width), (resized_height, resized_width) = opened.embedding.original_size, opened.embedding.input_size
-    about = {"original_size": f"{height} {width}", "input_size": f"{resized_height} {resized_width}"}
-    about |= {"checkpoint": checkpoint.name, "encoder": opened.embedding.revision}
-    tensors = {"image_embeddings": np.ascontiguousarray(opened.embedding.tensor.float().cpu().numpy())}
-    return safetensors.numpy.save(tensors, metadata=about), f"{_stem(title)}_embedding.safetensors"
+def _features_npy(asked: Asked) -> tuple[bytes, str]:
+    return array_file(asked.opened.embedding.tensor.float().cpu().numpy()), f"{_stem(asked)}_embedding.npy"
+
+
+def _features_safetensors(asked: Asked) -> tuple[bytes, str]:
+    embedding = asked.opened.embedding
+    about = {name: " ".join(map(str, getattr(embedding, name))) for name in ("original_size", "input_size")}
+    about |= {"checkpoint": asked.checkpoint.name, "encoder": embedding.revision}
+    tensors = {"image_embeddings": np.ascontiguousarray(embedding.tensor.float().cpu().numpy())}
+    return safetensors.numpy.save(tensors, metadata=about), f"{_stem(asked)}_embedding.safetensors"
 
 
 def _tidied(mask: np.ndarray, holes: float, islands: float) -> np.ndarray:
     return remove_small_regions(PackedMask.from_array(mask), holes, islands)[0].to_array() if mask.any() else mask
 
 
-def _stem(title: str) -> str:
-    return PurePath(title).stem or "picture"
+def _stem(asked: Asked) -> str:
+    return PurePath(asked.title).stem or "picture"
 
 
-WITHOUT_OBJECTS = ("background", "session", "npy", "safetensors")
-FORMATS = {
-    "background": _background,
+MORE_FORMATS: dict[str, Callable[[Asked], tuple[bytes, str]]] = {
+    "zip": _zip,
     "session": _session,
+    "background": _background,
     "npy": _features_npy,
     "safetensors": _features_safetensors,
 }
+FORMATS = tuple(dict.fromkeys([*EXPORTS, *MORE_FORMATS]))

@@ -12,8 +12,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+from gradio.route_utils import FnIndexInferError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sam_hf.ui.reading import MAX_BYTES
@@ -163,6 +166,11 @@ class _TooLarge(Exception):
     pass
 
 
+async def no_such_endpoint(request: Request, error: Exception) -> JSONResponse:
+    """Answers a call of what is not there; Gradio lets it end in an error of the server."""
+    return JSONResponse({"detail": "there is no such endpoint"}, 404)
+
+
 async def refuse(send: Send, status: int, sentence: str) -> None:
     """Answers with a status and a sentence, as FastAPI's errors look."""
     body = json.dumps({"detail": sentence}).encode()
@@ -215,7 +223,10 @@ def launch_options(host: str, port: int | None, static: str, allowed: Iterable[s
         "allowed_paths": [],
         "state_session_capacity": 256,
         "mcp_server": False,
-        "app_kwargs": {"middleware": middleware(host, static, allowed)},
+        "app_kwargs": {
+            "middleware": middleware(host, static, allowed),
+            "exception_handlers": {FnIndexInferError: no_such_endpoint, KeyError: no_such_endpoint},
+        },
         **more,
     }
 

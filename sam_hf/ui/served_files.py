@@ -46,7 +46,7 @@ def safe_name(name: str) -> str:
     """A file name that every system takes."""
     stem, dot, ending = re.sub(r"[^\w.-]+", "_", name).strip("._").rpartition(".")
     stem, ending = (stem, ending) if dot else (ending, "")
-    return f"{stem[:80] or 'picture'}{f'.{ending[:10]}' if ending else ''}"
+    return f"{stem[:80] or 'picture'}{f'.{ending[:16]}' if ending else ''}"
 
 
 def display_copy(rgb: np.ndarray) -> tuple[bytes, str]:
