@@ -31,6 +31,10 @@ KINDS = ("synthetic", "text", "converted")
 RELATIONS = ("finetune", "adapter", "merge", "quantized")  # the Hub's
 HEAD = re.compile(r"\A---\r?\n(.*?)\r?\n---\r?\n", re.DOTALL)
 REQUIRED_HEAD = {"library_name": "transformers", "pipeline_tag": "mask-generation"}
+UNKNOWN = "unknown"  # the Hub's word for a licence that nobody has stated
+OURS = "apache-2.0"
+# Bases whose authors have put the weights under Apache 2.0; of a conversion of them that still holds.
+APACHE_BASES = re.compile(r"facebook/sam-vit-(base|large|huge)|MobileSAM")
 ARCHITECTURES = {768: "ViT-B", 1024: "ViT-L", 1280: "ViT-H"}
 
 
@@ -75,6 +79,9 @@ def describe_checkpoint(folder: Any) -> dict[str, Any]:
         "has_text": config.text_config is not None,
         "custom_code": config.is_extended,
     }
+    licence = next(iter(sorted(folder.glob("LICEN[CS]E*"))), None)
+    if licence is not None:
+        facts["licence_file"] = licence.name
     training = folder / TRAINING
     return facts | (read_json(training) if training.exists() else {})
 
@@ -85,7 +92,7 @@ def card_for(folder: Any, template: Any = None, **facts: Any) -> str:
     Args:
         folder: A checkpoint's.
         template: Path of another template.
-        **facts: What the files do not say, such as `model_name`, `base_model`, `licence`, `training_hardware`.
+        **facts: What the files do not say, such as `model_name`, `base_model`, `license`, `training_hardware`.
 
     Raises:
         OSError: There is no such checkpoint, or no template.
@@ -109,7 +116,8 @@ def fill_card(
 
     Args:
         facts: Such as `kind` (see `KINDS`), `model_name`, `load_name`, `base_model` (a Hub id or a name),
-            `base_model_relation`, `datasets` (Hub ids that it was trained with), `license`, `has_text`, `custom_code`,
+            `base_model_relation`, `datasets` (Hub ids that it was trained with), `license` (the Hub's name; where nobody
+            states it, and it does not follow from the base, the card says so), `has_text`, `custom_code`,
             `parameters`, `image_size`, `checkpoint_mb`, `recipe`, `cpu_hours`, `gpu_hours`, `energy`.
         results: What was measured, for the body.
         template: Path of the template; None: `find_template()`.
@@ -129,8 +137,9 @@ def fill_card(
     head = HEAD.match(text)
     if head is None:
         raise ValueError(f"template: expected a YAML head between two --- lines in {template}, got none")
-    facts = _completed(facts)
-    data = _head(yaml.safe_load(head.group(1)), facts, eval_results)
+    given = yaml.safe_load(head.group(1))
+    facts = _completed({"license": given.get("license")} | dict(facts))
+    data = _head(given, facts, eval_results)
     try:
         body = _environment().from_string(text[head.end() :])
     except jinja2.TemplateSyntaxError as error:
@@ -156,6 +165,9 @@ def _completed(facts: Mapping[str, Any]) -> dict[str, Any]:
     if kind == "converted" and command:
         raise ValueError(f"kind: a converted checkpoint was not trained, but `training_command` is {command!r}")
     facts.setdefault("has_text", kind in ("synthetic", "text"))
+    if "license" not in facts:
+        known = kind == "converted" and APACHE_BASES.fullmatch(str(facts.get("base_model")))
+        facts["license"] = OURS if kind == "synthetic" or known else UNKNOWN
     return facts
 
 
@@ -168,8 +180,7 @@ def _head(given: dict[str, Any], facts: dict[str, Any], eval_results: Sequence[E
         head["tags"] = list(dict.fromkeys(tags))
     if not eval_results:
         head.pop("metrics", None)
-    if facts.get("license"):
-        head["license"] = facts["license"]
+    head["license"] = facts["license"]
     base = facts.get("base_model")
     if base and "/" in base:  # a Hub id; the name of a folder would lead to somebody else's model
         try:

@@ -22,9 +22,25 @@ from sam_hf.hub.example_pictures import draw_examples, example_names, gallery
 from sam_hf.hub.model_card import card_for
 from sam_hf.hub.upload import obsolete_files, upload
 from sam_hf.inference.predictor import SamPredictor
-from sam_hf.inference.text.verdict import FILE_NAME as TEXT_CALIBRATION
+from sam_hf.inference.text.segmenter import SamTextSegmenter, calibration_name
+from sam_hf.inference.text.verdict import Calibration
 from sam_hf.model.checkpoint_checks import check_folder
-from sam_hf.model.checkpoint_names import resolve
+from sam_hf.model.checkpoint_files import (
+    CALIBRATION,
+    CARD,
+    CLIP_CONFIG,
+    CLIP_FOLDER,
+    CLIP_TOKENIZER,
+    CLIP_WEIGHTS,
+    CONFIG,
+    PROCESSOR_FILES,
+    TRAINING,
+    UNUSED_WEIGHTS,
+    WEIGHTS,
+    WEIGHTS_INDEX,
+)
+from sam_hf.model.checkpoint_names import EMBEDDED_FOLDER, EMBEDDED_NAME, resolve
+from sam_hf.model.clip_loading import EMBEDDED_CLIP
 from sam_hf.model.configuration_sam import SamConfig
 from sam_hf.model.hub_access import read_token
 from sam_hf.model.modeling_sam import SamModel
@@ -32,13 +48,12 @@ from sam_hf.model.processing_sam import SamProcessor
 from sam_hf.model.remote_code import MODELS, PROCESSORS, source_files
 
 # What of a folder goes up, by its path there.
-WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
-PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 PUBLISHED = (
-    *("config.json", *WEIGHTS, "unused_weights.safetensors", *PROCESSOR_FILES, "README.md", "LICENSE*", "NOTICE*"),
-    *("training.json", "evaluation.json", "evaluation_text.json", TEXT_CALIBRATION),
+    *(CONFIG, WEIGHTS, "model-*-of-*.safetensors", WEIGHTS_INDEX, UNUSED_WEIGHTS, *PROCESSOR_FILES),
+    *(CARD, "LICENSE*", "NOTICE*", TRAINING, "evaluation.json", "evaluation_text.json", CALIBRATION),
     *("examples/*.png", "examples/*.jpg", "examples/*.json"),
     *("onnx/*.onnx", "onnx/*.onnx_data", "onnx/*.onnx.data", "onnx/*.json", "*.onnx", "*.onnx_data", "*.onnx.data"),
+    *(f"{CLIP_FOLDER}/{name}" for name in (CLIP_CONFIG, CLIP_WEIGHTS, *CLIP_TOKENIZER, CARD, "LICENSE*")),
 )
 
 
@@ -80,6 +95,7 @@ def publish(
     commit_message: str = "Upload SAM checkpoint",
     commit_description: str | None = None,
     examples: bool = True,
+    license: str | None = None,
 ) -> Publication:
     """Upload a checkpoint with all that its readers need; running it again after an interruption goes on.
 
@@ -98,6 +114,8 @@ def publish(
         commit_message: First line of the commit.
         commit_description: The rest of it.
         examples: Run the model on a drawn scene and add the pictures, unless the folder has some.
+        license: The Hub's name of the weights' licence, such as "apache-2.0", for the card; None: what `training.json`
+            says, or what follows from the base; otherwise the card says that it is not stated.
 
     Raises:
         ValueError: An argument cannot be used, or the checkpoint is damaged.
@@ -117,7 +135,9 @@ def publish(
         predictor = SamPredictor.from_pretrained(folder)  # what nobody could load stays here
         stage = Path(temporary) / "stage"
         left_out = _stage(folder, stage)
-        planned = _complete(folder, stage, repo_id, predictor if examples else None, dry_run)
+        if folder == EMBEDDED_FOLDER:
+            _stage_embedded_clip(predictor, stage)
+        planned = _complete(folder, stage, repo_id, predictor if examples else None, dry_run, license)
         files = {name: size for name, size in _listed(stage)} | dict.fromkeys(planned)
         if dry_run:
             removed = None
@@ -154,11 +174,16 @@ def _folder_of(source: Any, processor: SamProcessor | None, temporary: Path) -> 
     if not folder.is_dir():
         raise OSError(f"source: there is no checkpoint folder {str(source)!r}")
     check_folder(folder)
-    single, index = folder / WEIGHTS[0], folder / WEIGHTS[2]
-    if single.exists() and index.exists():
+    if (folder / WEIGHTS).exists() and (folder / WEIGHTS_INDEX).exists():
         raise ValueError(
-            f"source: {str(folder)!r} has both {single.name} and {index.name}; readers take the first: delete the "
+            f"source: {str(folder)!r} has both {WEIGHTS} and {WEIGHTS_INDEX}; readers take the first: delete the "
             "one that is out of date"
+        )
+    clip = folder / CLIP_FOLDER
+    if (clip / CLIP_CONFIG).exists() and not (clip / CLIP_WEIGHTS).exists():
+        raise ValueError(
+            f"source: the CLIP in {str(clip)!r} has no {CLIP_WEIGHTS}, without which nobody can load it: add it, or "
+            "move the folder elsewhere"
         )
     return folder
 
@@ -186,7 +211,25 @@ def _stage(folder: Path, stage: Path) -> list[str]:
     return left_out
 
 
-def _complete(folder: Path, stage: Path, repo_id: str, predictor: SamPredictor | None, dry_run: bool) -> list[str]:
+def _stage_embedded_clip(predictor: SamPredictor, stage: Path) -> None:
+    """Put the embedded checkpoint's CLIP beside it, and its curves under the name that this CLIP has there, too."""
+    shutil.copytree(EMBEDDED_CLIP, stage / CLIP_FOLDER)
+    calibration = Calibration.load(stage)
+    here, there = (
+        calibration_name(SamTextSegmenter(predictor, clip).grounding("dense"))
+        for clip in (EMBEDDED_NAME, stage / CLIP_FOLDER)
+    )
+    behind, named = (name.removeprefix("dense") for name in (here, there))  # "/tiny"; "/clip-", fingerprint
+    curves = calibration.curves
+    for name in [name for name in curves if name.endswith(behind)]:
+        curves[name.removesuffix(behind) + named] = curves[name]
+    with _rewritten(stage, CALIBRATION):
+        calibration.save(stage)
+
+
+def _complete(
+    folder: Path, stage: Path, repo_id: str, predictor: SamPredictor | None, dry_run: bool, license: str | None
+) -> list[str]:
     """Add what the folder lacks; returns the pictures that a dry run does not draw. Without a predictor: none."""
     config, processor = SamConfig.from_pretrained(folder), SamProcessor.from_pretrained(folder)
     has_text = config.text_config is not None
@@ -200,11 +243,14 @@ def _complete(folder: Path, stage: Path, repo_id: str, predictor: SamPredictor |
         with _rewritten(stage, *PROCESSOR_FILES):
             processor.save_pretrained(stage)
     if config.is_extended:
-        with _rewritten(stage, "config.json"):
+        with _rewritten(stage, CONFIG):
             config.save_pretrained(stage)
-    if not (stage / "README.md").exists():
-        name = repo_id.split("/")[-1]
-        (stage / "README.md").write_text(card_for(stage, model_name=name, load_name=repo_id), encoding="utf-8")
+    if not (stage / CARD).exists():
+        facts = {"model_name": repo_id.split("/")[-1], "load_name": repo_id, "license": license}
+        stated = {name: value for name, value in facts.items() if value is not None}
+        (stage / CARD).write_text(card_for(stage, **stated), encoding="utf-8")
+    elif license is not None:
+        raise ValueError(f"license: {str(folder / CARD)!r} says it already; expected None, or no such file")
     planned = []
     if predictor is not None and not any((stage / "examples").glob("*")):
         if dry_run:
@@ -224,7 +270,7 @@ def _rewritten(stage: Path, *names: str) -> Iterator[None]:
 
 
 def _add_gallery(stage: Path, has_text: bool) -> None:
-    card = stage / "README.md"
+    card = stage / CARD
     text = card.read_text(encoding="utf-8")
     if f"]({example_names(has_text)[0]})" not in text:
         with _rewritten(stage, card.name):

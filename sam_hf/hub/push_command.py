@@ -26,6 +26,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--dry-run", action="store_true", help="check the checkpoint and list what would go up; sends nothing")
     add("--token", help="of the Hub (default: the one of `hf auth login`, or HF_TOKEN)")
     add("--message", default="Upload SAM checkpoint", help="first line of the commit")
+    add("--license", help="the Hub's name of the weights' licence, such as apache-2.0, for the card that is written")
     add("--no-examples", action="store_true", help="add no example pictures")
     return parser
 
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             token=options.token,
             commit_message=options.message,
             examples=not options.no_examples,
+            license=options.license,
         )
     if done.left_out:
         say(f"stays here: {', '.join(done.left_out)}")

@@ -34,6 +34,7 @@ from sam_hf.inference.everything_records import (
     without_small_regions,
 )
 from sam_hf.inference.predictor import SamPredictor
+from sam_hf.model.hub_access import HUB_OPTIONS
 from sam_hf.model.image_crops import layer_crops
 from sam_hf.model.image_loading import as_bytes, is_pil_image, load_image_tensor, open_image
 from sam_hf.model.image_operations import height_width
@@ -54,7 +55,6 @@ __all__ = [
 
 # Pictures and crops encoded together: one fills a CPU, a GPU wants more.
 CPU_VIEWS, GPU_VIEWS = 1, 8
-LOADING = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class SamAutomaticMaskGenerator:
             TypeError, ValueError: If an option is wrong; said before anything is loaded.
             OSError: If there is no such checkpoint, or it cannot be reached.
         """
-        loading = {name: options.pop(name) for name in LOADING if name in options}
+        loading = {name: options.pop(name) for name in HUB_OPTIONS if name in options}
         check_options(preset, **options)
         predictor = SamPredictor.from_pretrained(pretrained_model_name_or_path, device, dtype, **loading)
         return cls.from_predictor(predictor, preset=preset, **options)

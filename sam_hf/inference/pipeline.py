@@ -22,6 +22,7 @@ from sam_hf.inference.predictor import SamPredictor
 from sam_hf.masks import rle
 from sam_hf.masks.boxes import xywh_to_xyxy
 from sam_hf.model.configuration_sam import adopt
+from sam_hf.model.hub_access import HUB_OPTIONS
 from sam_hf.model.image_loading import is_pil_image, load_image_tensor, open_image
 from sam_hf.model.image_operations import SamImageOperations
 from sam_hf.model.image_processing_sam import SamImageProcessor, SamImageProcessorPil
@@ -60,7 +61,6 @@ HINTS = {
     **{meta: f"did you mean {name!r}?" for name, meta in GENERATOR_NAMES.items() if name != meta},
     **dict.fromkeys(SUPPRESSIONS, "did you mean 'crops_nms_thresh'?"),
 }
-HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 
 
 class SamMaskGenerationPipeline(Pipeline):

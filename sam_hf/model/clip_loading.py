@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from .checkpoint_files import CLIP_CONFIG as CONFIG_NAME
 from .checkpoint_names import EMBEDDED_FOLDER, EMBEDDED_NAME
 
-CONFIG_NAME = "open_clip_config.json"
 EMBEDDED_CLIP = EMBEDDED_FOLDER.parent / "clip"
 A_CLIP = 'a CLIP, such as "ViT-B-16-quickgelu/openai" (any name of open_clip, a folder, or "tiny", the embedded one)'
 HUB, FOLDER = "hf-hub:", "local-dir:"
@@ -90,12 +90,6 @@ def resolve(name: str) -> tuple[str, str | None]:
     if name.startswith(FOLDER) or (name and Path(name).is_dir()):
         return _folder(name.removeprefix(FOLDER)), None
     return _architecture_and_tag(name)
-
-
-def clip_beside(model: nn.Module) -> str | None:
-    """The name of the CLIP that lies beside a `SamModel`'s files: only the embedded checkpoint has one."""
-    there = model.name_or_path == str(EMBEDDED_FOLDER) and (EMBEDDED_CLIP / CONFIG_NAME).is_file()
-    return EMBEDDED_NAME if there else None
 
 
 def import_open_clip() -> Any:

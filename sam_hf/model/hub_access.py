@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
@@ -23,6 +24,7 @@ logger = logging.get_logger(__name__)
 
 # Arguments of a `from_pretrained` that choose files.
 HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
+_fetched: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
 
 
 @contextmanager
@@ -69,6 +71,16 @@ def pinned(name: Any, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
         )
     logger.warning(f"The Hub cannot be reached ({problem}): {name} is loaded from the cache, commit {cached}.")
     yield options | {"revision": cached, "local_files_only": True}
+
+
+def remember(thing: Any, options: dict[str, Any]) -> None:
+    """Note how the files of something were fetched, for those that are fetched later; it itself carries no token."""
+    _fetched[thing] = {name: options[name] for name in HUB_OPTIONS if name in options and name != "force_download"}
+
+
+def fetched_by(thing: Any) -> dict[str, Any] | None:
+    """The options noted by `remember`; None of what was built, copied or unpickled."""
+    return _fetched.get(thing)
 
 
 def read_token(token: Any) -> Any:

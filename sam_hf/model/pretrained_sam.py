@@ -15,7 +15,7 @@ from .atomic_saving import saved_whole
 from .checkpoint_checks import check_folder, check_inside, loading_report, problems_named
 from .checkpoint_names import resolve
 from .configuration_sam import SamConfig
-from .hub_access import pinned, read_token
+from .hub_access import pinned, read_token, remember
 from .optimization import Optimization, optimize
 from .pushing import push
 from .remote_code import claim_processor
@@ -84,6 +84,7 @@ class SamPreTrainedModel(PreTrainedModel):
             check_folder(name, **kinds, subfolder=kwargs.get("subfolder") or "", variant=kwargs.get("variant"))
         with problems_named(name), pinned(name, kwargs) as options:
             model, found = super().from_pretrained(name, *args, output_loading_info=True, **options)
+        remember(model, options)
         if kwargs.get("state_dict") is None:
             check_some_loaded(model, found["missing_keys"], found["unexpected_keys"], name)
         check_finite(model, name)

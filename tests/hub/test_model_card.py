@@ -1,6 +1,7 @@
 """Model cards: what they say is what is known of the checkpoint at hand, and the Hub can read their heads."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -39,14 +40,14 @@ def load(card: str, folder: Path) -> ModelCard:
     return ModelCard.load(path)
 
 
-def check_shape(card: ModelCard, without: tuple[str, ...] = ()) -> None:
+def check_shape(card: ModelCard, without: tuple[str, ...] = (), license: str = "apache-2.0") -> None:
     titles = [line.removeprefix("## ") for line in card.text.splitlines() if line.startswith("## ")]
     assert titles == [title for title in SECTIONS if title not in without]
     lines = card.text.splitlines()
     assert all(not lines[n - 1] and not lines[n + 1] for n, line in enumerate(lines) if line.startswith("## "))
     assert not any(mark in card.text for mark in ("{{", "{%", "%}", "None", "Undefined"))
     assert card.data.library_name == "transformers" and card.data.pipeline_tag == "mask-generation"
-    assert {"segment-anything", "sam", "arxiv:2304.02643"} <= set(card.data.tags) and card.data.license == "apache-2.0"
+    assert {"segment-anything", "sam", "arxiv:2304.02643"} <= set(card.data.tags) and card.data.license == license
 
 
 def test_a_converted_checkpoint(tmp_path):
@@ -62,7 +63,7 @@ def test_a_converted_checkpoint(tmp_path):
 
 def test_a_checkpoint_with_a_text_branch(tmp_path):
     card = load(fill_card(TEXT), tmp_path)
-    check_shape(card)
+    check_shape(card, license="unknown")  # of what was trained on top, its owner decides
     data = card.data.to_dict()
     assert data["base_model"] == "facebook/sam-vit-base" and data["base_model_relation"] == "finetune"
     assert {"text-prompt", "open_clip", "custom_code"} <= set(data["tags"]) and "datasets" not in data
@@ -93,7 +94,7 @@ def test_facts_come_from_the_files(plain_checkpoint, text_checkpoint, tmp_path):
         model = SamModel.from_pretrained(folder)
         stored = sum(weight.numel() for name, weight in model.state_dict().items() if "shared_embedding" not in name)
         assert facts["parameters"] == stored and facts["image_size"] == 64
-        check_shape(load(card_for(folder), tmp_path))
+        check_shape(load(card_for(folder), tmp_path), license="unknown")
     assert not plain["has_text"] and text["has_text"] and text["custom_code"]
     with pytest.raises(OSError, match="no config.json"):
         describe_checkpoint(tmp_path)
@@ -101,9 +102,32 @@ def test_facts_come_from_the_files(plain_checkpoint, text_checkpoint, tmp_path):
 
 def test_without_a_kind_nothing_is_claimed(tmp_path):
     card = load(fill_card({}), tmp_path)
-    check_shape(card)
+    check_shape(card, license="unknown")
     assert not [word for word in [*OF_TINY, "SA-1B (11 million"] if word in card.text]
     assert "Not stated." in card.text and "not measured parameters" in card.text
+
+
+def test_a_licence_is_claimed_only_where_it_is_known(plain_checkpoint, tmp_path):
+    def licence(card: ModelCard) -> str:
+        return card.text.split("## Licence")[1].split("Meta's")[0].strip()
+
+    for facts in ({}, {"kind": "converted"}, {"kind": "converted", "base_model": "somebody/sam-vit-base"}, TEXT):
+        card = load(fill_card(SIZES | facts), tmp_path)
+        assert card.data.license == "unknown" and licence(card).startswith("Not stated: nobody has said"), facts
+    for base in ("facebook/sam-vit-huge", "MobileSAM"):
+        assert load(fill_card(CONVERTED | {"base_model": base}), tmp_path).data.license == "apache-2.0"
+    stated = load(fill_card(TEXT | {"license": "cc-by-4.0"}), tmp_path)
+    assert stated.data.license == "cc-by-4.0" and licence(stated).startswith("cc-by-4.0.")
+    assert "- clip: MIT (OpenAI)" in licence(stated)
+    folder = Path(shutil.copytree(plain_checkpoint, tmp_path / "with a licence"))
+    (folder / "LICENSE.txt").write_text("...")
+    (folder / "training.json").write_text('{"license": "mit", "base_model": "a/b", "base_model_relation": "finetune"}')
+    card = load(card_for(folder), tmp_path)
+    assert card.data.license == "mit" and licence(card) == "mit (see LICENSE.txt)."
+    assert (card.data.base_model, card.data.to_dict()["base_model_relation"]) == ("a/b", "finetune")
+    assert load(card_for(folder, license="bsd"), tmp_path).data.license == "bsd"
+    (folder / "training.json").write_text("{}")
+    assert "the file LICENSE.txt in this repository may tell" in licence(load(card_for(folder), tmp_path))
 
 
 def test_numbers_go_into_the_head(tmp_path):

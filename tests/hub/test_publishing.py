@@ -232,6 +232,18 @@ def test_what_goes_is_said(owner, checkpoint, monkeypatch):
     assert done.removed == OLD and "unused_weights.safetensors" in done.files
 
 
+def test_a_licence_is_for_the_card_that_is_written(checkpoint):
+    unstated, stated = (
+        publish(checkpoint, "org/n", dry_run=True, examples=False, license=name) for name in (None, "mit")
+    )
+    assert unstated.files["README.md"] != stated.files["README.md"]
+    with pytest.raises(ValueError, match="license: expected the Hub's name"):
+        publish(checkpoint, "org/n", dry_run=True, license="My own licence")
+    (checkpoint / "README.md").write_text("---\nlicense: mit\n---\n# Mine")
+    with pytest.raises(ValueError, match="license: .*README.md' says it already"):
+        publish(checkpoint, "org/n", dry_run=True, license="mit")
+
+
 def test_wrong_arguments_are_named(checkpoint, plain_checkpoint, text_checkpoint):
     with pytest.raises(ValueError, match="[Rr]epo id"):
         publish(checkpoint, "not/a/name", dry_run=True)

@@ -31,10 +31,12 @@ from sam_hf.inference.text.plurals import Amount, read_amount
 from sam_hf.inference.text.position_words import Reading, choose, read_phrase
 from sam_hf.inference.text.proposals import ProposalGrounding
 from sam_hf.inference.text.templates import clean_phrases
-from sam_hf.inference.text.verdict import DEFAULT, FILE_NAME, Calibration
+from sam_hf.inference.text.verdict import DEFAULT, Calibration
+from sam_hf.model.checkpoint_files import CALIBRATION
 from sam_hf.model.checkpoint_names import EMBEDDED_NAME, resolve
-from sam_hf.model.clip_loading import A_CLIP, FOLDER, clip_beside
-from sam_hf.model.hub_access import pinned
+from sam_hf.model.clip_beside import has_clip_beside
+from sam_hf.model.clip_loading import A_CLIP, FOLDER
+from sam_hf.model.hub_access import HUB_OPTIONS, pinned
 from sam_hf.model.image_loading import as_bytes, load_image_tensor, open_image
 
 if TYPE_CHECKING:
@@ -43,7 +45,6 @@ if TYPE_CHECKING:
 GROUNDINGS = ("learned", "dense", "proposals", "detector")
 JUDGED = "learned, judged by CLIP"  # what "auto" makes of "learned" where there is a CLIP
 AMOUNTS = ("auto", "one", "all")
-LOADING = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 A_DETECTOR = 'a detector, such as "google/owlv2-base-patch16-ensemble"'
 
 
@@ -56,7 +57,8 @@ class SamTextSegmenter:
     Args:
         predictor: A `SamPredictor` of any checkpoint.
         clip: A `ClipEncoder`, or the name of one, which is loaded when first needed; for "dense" and "proposals".
-            None: the one that the checkpoint comes with, as the embedded one does.
+            None: the one that the checkpoint comes with, as the embedded one does: in a folder "clip" beside its
+            weights, also on the Hub.
         detector: A `DetectorGrounding`, a Hub id of one, which is loaded when first needed, or a pipeline of
             transformers' task "zero-shot-object-detection".
         calibration: When a phrase is absent: a `Calibration`, or where one was saved; None: defaults.
@@ -97,7 +99,8 @@ class SamTextSegmenter:
         if calibration is not None and not isinstance(calibration, Calibration):
             calibration = Calibration.load(calibration)
         self.calibration = calibration or Calibration()
-        self._clip, self._detector = clip_beside(predictor.model) if clip is None else clip, detector
+        self._clip, self._detector = clip, detector
+        self._has_clip = clip is not None or has_clip_beside(predictor.model)
         self._made: dict[str, Grounding] = {"learned": LearnedGrounding(**(learned or {}))}
         kinds = {
             JUDGED: (LearnedGrounding, learned),
@@ -135,7 +138,7 @@ class SamTextSegmenter:
         Raises:
             ValueError, OSError: See `SamPredictor.from_pretrained`.
         """
-        loading = {name: options.pop(name) for name in LOADING if name in options}
+        loading = {name: options.pop(name) for name in HUB_OPTIONS if name in options}
         with pinned(resolve(pretrained_model_name_or_path), loading) as files:
             predictor = SamPredictor.from_pretrained(pretrained_model_name_or_path, device, dtype, **files)
             found = None
@@ -320,7 +323,7 @@ class SamTextSegmenter:
     def _is_judged(self) -> bool:
         """Whether "auto" asks the CLIP about what "learned" finds: not if only "learned" alone is calibrated, whose
         verdict is then better than one that nobody has fitted."""
-        if not self.has_text_branch or self._clip is None:
+        if not self.has_text_branch or not self._has_clip:
             return False
         return "learned" not in self.calibration or calibration_name(self._make_once(JUDGED)) in self.calibration
 
@@ -336,7 +339,7 @@ class SamTextSegmenter:
             return "learned"
         if self._detector is not None:
             return "detector"
-        if self._clip is None:
+        if not self._has_clip:
             raise ValueError(f"text: this checkpoint has no text branch; give {A_CLIP}, or {A_DETECTOR}")
         return "dense" if self._load_clip().has_dense_features else "proposals"
 
@@ -406,7 +409,7 @@ def find_calibration(pretrained_model_name_or_path: Any, **loading: Any) -> Cali
     loading = {name: value for name, value in loading.items() if value is not None}
     file = cached_file(
         source,
-        FILE_NAME,
+        CALIBRATION,
         _raise_exceptions_for_gated_repo=False,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,

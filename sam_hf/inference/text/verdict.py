@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-FILE_NAME = "text_calibration.json"
+from sam_hf.model.checkpoint_files import CALIBRATION
+
 STEPS = 100  # of Newton's method, which needs about ten
 
 
@@ -118,7 +119,7 @@ class Calibration:
             target: A checkpoint's folder, which gets a file "text_calibration.json", or a file.
         """
         path = Path(target)
-        path = path / FILE_NAME if path.is_dir() else path
+        path = path / CALIBRATION if path.is_dir() else path
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.{os.getpid()}")
         try:
@@ -137,7 +138,7 @@ class Calibration:
             ValueError: If the file holds something else.
         """
         path = Path(source)
-        path = path / FILE_NAME if path.is_dir() else path
+        path = path / CALIBRATION if path.is_dir() else path
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             return cls({str(name): _read_curve(entry) for name, entry in content.items()})

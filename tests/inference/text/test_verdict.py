@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from sam_hf.inference.text.verdict import FILE_NAME, Calibration
+from sam_hf.inference.text.verdict import Calibration
+from sam_hf.model.checkpoint_files import CALIBRATION
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def test_round_trip(samples, tmp_path):
     calibration.fit("learned", *samples)
     calibration.fit("dense/ViT-B-16/openai", samples[0] * 3, samples[1])
     path = calibration.save(tmp_path)
-    assert path == tmp_path / FILE_NAME and [entry.name for entry in tmp_path.iterdir()] == [FILE_NAME]
+    assert path == tmp_path / CALIBRATION and [entry.name for entry in tmp_path.iterdir()] == [CALIBRATION]
     for source in (path, tmp_path):
         again = Calibration.load(source)
         assert again.curves == calibration.curves and "learned" in again and "dense" not in again
@@ -91,8 +92,8 @@ def test_round_trip(samples, tmp_path):
     ],
 )
 def test_a_file_that_holds_something_else(tmp_path, content):
-    (tmp_path / FILE_NAME).write_text(content)
-    with pytest.raises(ValueError, match=FILE_NAME):
+    (tmp_path / CALIBRATION).write_text(content)
+    with pytest.raises(ValueError, match=CALIBRATION):
         Calibration.load(tmp_path)
 
 

@@ -1,0 +1,78 @@
+"""The CLIP that a checkpoint comes with: the folder "clip" beside its weights, here or on the Hub.
+
+Whether there is one is told by its configuration, which is small; its weights are fetched when they are asked for. The
+embedded checkpoint's CLIP lies where the package keeps it, and has a name: "tiny".
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers.utils import cached_file
+
+from .checkpoint_files import CLIP_CONFIG, CLIP_FOLDER, CLIP_TOKENIZER, CLIP_WEIGHTS, read_json
+from .checkpoint_names import EMBEDDED_FOLDER, EMBEDDED_NAME
+from .clip_loading import EMBEDDED_CLIP
+from .hub_access import fetched_by, scrubbed
+
+QUIET = {"_raise_exceptions_for_gated_repo": False, "_raise_exceptions_for_missing_entries": False}
+
+
+def has_clip_beside(model: nn.Module) -> bool:
+    """Whether a CLIP lies beside a `SamModel`'s files.
+
+    Of a checkpoint from the Hub this may be one request, the first time; if the Hub does not answer, and the cache
+    does not tell, there is none.
+    """
+    source, options = _source(model)
+    if source == str(EMBEDDED_FOLDER):
+        return (EMBEDDED_CLIP / CLIP_CONFIG).is_file()
+    return _file(source, CLIP_CONFIG, options | QUIET | {"_raise_exceptions_for_connection_errors": False}) is not None
+
+
+def clip_beside(model: nn.Module) -> str | None:
+    """The name of the CLIP beside a `SamModel`'s files, for `load_clip`; None if there is none.
+
+    Raises:
+        OSError: There is one, and its weights cannot be fetched.
+    """
+    if not has_clip_beside(model):
+        return None
+    source, options = _source(model)
+    if source == str(EMBEDDED_FOLDER):
+        return EMBEDDED_NAME
+    config = Path(_file(source, CLIP_CONFIG, options))
+    try:
+        _file(source, CLIP_WEIGHTS, options)
+        if "hf_tokenizer_name" in (read_json(config).get("model_cfg", {}).get("text_cfg") or {}):
+            for name in CLIP_TOKENIZER:
+                _file(source, name, options | QUIET)
+    except OSError as error:
+        reason = scrubbed(str(error).strip().split("\n")[0], options.get("token"))
+        raise OSError(
+            f"the CLIP of {source!r} cannot be loaded: {reason}; give another one as `clip`, or ask for the grounding "
+            '"learned", which needs none'
+        ) from error
+    return str(config.parent)
+
+
+def _source(model: nn.Module) -> tuple[str, dict[str, Any]]:
+    """A folder, or a Hub id and how its files were fetched; of a copy of a model, what its configuration says."""
+    name = str(getattr(model, "name_or_path", "") or "")
+    options = fetched_by(model)
+    if options is None:
+        options = {"revision": getattr(model.config, "_commit_hash", None)}
+    return name, {option: value for option, value in options.items() if value is not None}
+
+
+def _file(source: str, name: str, options: dict[str, Any]) -> str | None:
+    """A file of the CLIP on this machine, fetched if need be."""
+    if os.path.isdir(source):
+        path = Path(source, options.get("subfolder", ""), CLIP_FOLDER, name)
+        return str(path) if path.is_file() else None
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source):  # a model that was built and not loaded
+        return None
+    subfolder = "/".join(part for part in (options.get("subfolder"), CLIP_FOLDER) if part)
+    return cached_file(source, name, **options | {"subfolder": subfolder})
