@@ -134,7 +134,7 @@ def zip_files(contents: Mapping[str, bytes]) -> bytes:
     with ZipFile(buffer, "w", ZIP_DEFLATED) as archive:
         for name, content in contents.items():
             parts = name.split("/")
-            if not 1 <= len(parts) <= 3 or any(part != safe_file_name(part) for part in parts):
+            if not 1 <= len(parts) <= 3 or any(part != safe_file_name(part, 255) for part in parts):
                 raise ValueError(f"name: expected that of a plain file, got {name!r:.80}")
             if name.casefold() in seen:
                 raise ValueError(f"name: {name!r:.80} is there twice")

@@ -95,17 +95,21 @@ def _is_control(character: str) -> bool:
     return turns or unicodedata.category(character) in ("Cc", "Cs") or character in "\ufffe\uffff"
 
 
-def safe_file_name(name: str) -> str:
+def safe_file_name(name: str, longest: int = LONGEST_FILE_NAME) -> str:
     """A name, without suffix, that is a plain file's on every system; "object" where nothing is left of it.
 
-    No separators, drives, streams, wildcards, dots or spaces at the ends, names of devices or unseen signs; and not
-    too long.
+    It stays the same if done again. No separators, drives, streams, wildcards, dots or spaces at the ends, names of
+    devices or unseen signs; and not too long.
+
+    Args:
+        name: Any text.
+        longest: Bytes of UTF-8.
     """
-    name = unicodedata.normalize("NFC", clean_text(name))
-    name = "".join("_" if c in '/\\:*?"<>|' else c for c in name if unicodedata.category(c) != "Cf")
-    while len(name.encode()) > LONGEST_FILE_NAME:
+    name = clean_text("".join(c for c in name if unicodedata.category(c) != "Cf"))
+    name = unicodedata.normalize("NFC", "".join("_" if c in '/\\:*?"<>|' else c for c in name))
+    while len(name.encode()) > longest:
         name = name[:-1]
-    name = name.strip(" .").lstrip("-~")
+    name = name.rstrip(" .").lstrip(" .-~")
     if not name.strip("_"):
         return UNNAMED
     return f"_{name}" if name.split(".")[0].strip().casefold() in DEVICES else name
