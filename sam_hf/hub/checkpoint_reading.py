@@ -14,13 +14,13 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 
-from sam_hf.hub.conversion_facts import FACTS, facts_of
-from sam_hf.hub.converted_files import CALIBRATION, PROCESSOR_FILES, UNUSED_WEIGHTS
+from sam_hf.hub.conversion_facts import facts_of
 from sam_hf.hub.hub_folders import find_source
 from sam_hf.hub.meta_names import is_unused, to_meta_names, to_our_names
 from sam_hf.hub.variants import META_DECODER_EPS, TRANSFORMERS_DECODER_EPS, check_variant, infer_config
 from sam_hf.hub.weight_files import MAX_BYTES, folder_weights, read_folder_weights, read_json, read_weight_file
 from sam_hf.hub.wrapped_weights import find_weights, settle
+from sam_hf.model.checkpoint_files import CALIBRATION, PROCESSOR_FILES, TRAINING, UNUSED_WEIGHTS
 from sam_hf.model.checkpoint_names import resolve
 from sam_hf.model.configuration_sam import SamConfig
 from sam_hf.model.image_processing_sam import SamImageProcessor
@@ -124,8 +124,8 @@ def _facts(name: str, place: Path, recorded: Any, has_text: bool) -> dict[str, A
     """Facts for a model card; `recorded` are those in a `.pth` that was written here."""
     on_hub = not Path(resolve(name)).expanduser().exists()
     known = recorded if isinstance(recorded, dict) else {}
-    if place.is_dir() and (place / FACTS).is_file():
-        known = read_json(place / FACTS)
+    if place.is_dir() and (place / TRAINING).is_file():
+        known = read_json(place / TRAINING)
     shown = name if on_hub else Path(os.path.abspath(Path(name).expanduser())).name
     files = folder_weights(place)[1] if place.is_dir() else [place]
     return facts_of(shown, place.name if on_hub else None, files, known, has_text)

@@ -23,9 +23,8 @@ import torch
 from torch import Tensor
 
 from sam_hf.hub.checkpoint_reading import TEXT, Checkpoint, read_checkpoint, textless
-from sam_hf.hub.conversion_facts import FACTS, facts_with_text, facts_without_text
+from sam_hf.hub.conversion_facts import facts_with_text, facts_without_text
 from sam_hf.hub.converted_files import (
-    CALIBRATION,
     check_apart,
     is_file_layout,
     plan_target,
@@ -35,6 +34,7 @@ from sam_hf.hub.converted_files import (
 from sam_hf.hub.meta_names import to_meta_names
 from sam_hf.hub.variants import check_name, describe, meta_differences
 from sam_hf.hub.weight_files import MAX_BYTES
+from sam_hf.model.checkpoint_files import CALIBRATION, TRAINING
 from sam_hf.model.configuration_sam import SamConfig, SamTextConfig, SamTinyViTConfig
 from sam_hf.model.modeling_sam import SamModel
 from sam_hf.model.processing_sam import SamProcessor
@@ -128,7 +128,7 @@ def convert(
     else:
         loaded_in = checkpoint.config.dtype or _widest(model)
         facts = (json.dumps(checkpoint.facts, indent=1, ensure_ascii=False) + "\n").encode()
-        more = checkpoint.files | {FACTS: facts}
+        more = checkpoint.files | {TRAINING: facts}
         write_folder(place, model, checkpoint.processor, loaded_in, checkpoint.unused, more)
     dtype = ", ".join(sorted({str(weight.dtype).removeprefix("torch.") for weight in model.parameters()}))
     kept = () if dtype == "float32" else (f"the weights are {dtype}, and stay so",)

@@ -10,9 +10,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["FACTS", "ORIGIN", "facts_of", "facts_with_text", "facts_without_text"]
+__all__ = ["ORIGIN", "facts_of", "facts_with_text", "facts_without_text"]
 
-FACTS = "training.json"
 ORIGIN = "conversion"
 """The fact that tells a conversion's `training.json` from a training's own: the files that the weights were in."""
 PUBLISHED = {

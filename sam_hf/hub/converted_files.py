@@ -5,7 +5,6 @@ Everything is written beside the target and renamed when it is complete.
 
 import json
 import os
-import re
 import secrets
 import zipfile
 from collections.abc import Mapping
@@ -18,19 +17,24 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sam_hf.hub.conversion_facts import FACTS, ORIGIN
+from sam_hf.hub.conversion_facts import ORIGIN
 from sam_hf.hub.weight_files import RECORD, read_json
 from sam_hf.model.atomic_saving import replaced_whole, saved_whole
+from sam_hf.model.checkpoint_files import (
+    CALIBRATION,
+    CONFIG,
+    PROCESSOR_FILES,
+    SAFETENSORS,
+    TRAINING,
+    UNUSED_WEIGHTS,
+)
 from sam_hf.model.modeling_sam import SamModel
 from sam_hf.model.processing_sam import SamProcessor
 from sam_hf.model.remote_code import MODELS, PROCESSORS, source_files
 from sam_hf.terminal import first_line
 
 __all__ = [
-    "CALIBRATION",
     "LAYOUTS",
-    "PROCESSOR_FILES",
-    "UNUSED_WEIGHTS",
     "check_apart",
     "is_file_layout",
     "plan_target",
@@ -39,12 +43,7 @@ __all__ = [
 ]
 
 LAYOUTS = ("meta", "transformers", "sam_hf")
-UNUSED_WEIGHTS = "unused_weights.safetensors"
-"""In a folder: weights of the source that no part of the model reads, kept for the way back."""
-CALIBRATION = "text_calibration.json"
-PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 FILE_ENDINGS = (".pth", ".pt")
-WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
 
 
 def is_file_layout(target: Path, to: str | None) -> bool:
@@ -84,9 +83,11 @@ def plan_target(target: Path, is_file: bool, overwrite: bool) -> None:
     if held and target.samefile(Path.cwd()):
         raise ValueError(f"target: {str(target)!r} is the working folder, and not empty: choose another name")
     ours = _converted_files()
-    if FACTS in held and ORIGIN in read_json(target / FACTS):  # a training's own may be all there is of that training
-        ours.add(FACTS)
-    foreign = [name for name in held if name not in ours and not WEIGHTS.fullmatch(name)]
+    if TRAINING in held and ORIGIN in read_json(
+        target / TRAINING
+    ):  # a training's own may be all there is of that training
+        ours.add(TRAINING)
+    foreign = [name for name in held if name not in ours and not SAFETENSORS.fullmatch(name)]
     if foreign:
         raise ValueError(
             f"target: {str(target)!r} also holds {foreign[0]!r}, which is no part of a converted checkpoint and would "
@@ -96,7 +97,7 @@ def plan_target(target: Path, is_file: bool, overwrite: bool) -> None:
 
 def _converted_files() -> set[str]:
     """What a converted folder consists of, beside weights; one with anything else in it is never replaced."""
-    described = {"config.json", *PROCESSOR_FILES, UNUSED_WEIGHTS, CALIBRATION, "__pycache__"}
+    described = {CONFIG, *PROCESSOR_FILES, UNUSED_WEIGHTS, CALIBRATION, "__pycache__"}
     return described | {file.name for file in source_files(MODELS | PROCESSORS)}
 
 
@@ -148,8 +149,8 @@ def write_folder(
     with _refusals(target), (saved_whole if empty else replaced_whole)(target) as place:
         aside = Path(place)
         model.save_pretrained(aside)
-        config = read_json(aside / "config.json") | {"dtype": str(dtype).removeprefix("torch.")}
-        (aside / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        config = read_json(aside / CONFIG) | {"dtype": str(dtype).removeprefix("torch.")}
+        (aside / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         processor.save_pretrained(aside)
         if unused:
             save_file({name: _alone(tensor) for name, tensor in unused.items()}, aside / UNUSED_WEIGHTS)

@@ -12,9 +12,8 @@ from typing import Any
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-from sam_hf.hub.conversion_facts import FACTS
-from sam_hf.hub.converted_files import CALIBRATION, PROCESSOR_FILES, UNUSED_WEIGHTS
 from sam_hf.hub.weight_files import FOLDER_WEIGHTS, is_plain_name, read_json
+from sam_hf.model.checkpoint_files import CALIBRATION, CONFIG, PROCESSOR_FILES, TRAINING, UNUSED_WEIGHTS
 from sam_hf.model.checkpoint_names import resolve
 from sam_hf.model.configuration_sam import SamTinyViTConfig
 from sam_hf.model.hub_access import pinned
@@ -66,7 +65,7 @@ def _fetch(name: str, options: dict[str, Any]) -> Path:
         except EntryNotFoundError:
             return None
 
-    described = get("config.json")
+    described = get(CONFIG)
     if described is None:
         raise OSError("it has no config.json")
     config = read_json(described)
@@ -78,7 +77,7 @@ def _fetch(name: str, options: dict[str, Any]) -> Path:
     if config.get("text_config") is not None:
         get(CALIBRATION)
     with suppress(OSError):  # words for a card: a copy in the cache that was made without them is whole
-        get(FACTS)
+        get(TRAINING)
     for file in FOLDER_WEIGHTS:
         found = get(file)
         if found is not None:

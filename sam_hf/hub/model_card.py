@@ -116,8 +116,8 @@ def fill_card(
 
     Args:
         facts: Such as `kind` (see `KINDS`), `model_name`, `load_name`, `base_model` (a Hub id or a name),
-            `base_model_relation`, `datasets` (Hub ids that it was trained with), `license` (the Hub's name; where nobody
-            states it, and it does not follow from the base, the card says so), `has_text`, `custom_code`,
+            `base_model_relation`, `datasets` (Hub ids that it was trained with), `license` (the Hub's name; where
+            nobody states it, and it does not follow from the base, the card says so), `has_text`, `custom_code`,
             `parameters`, `image_size`, `checkpoint_mb`, `recipe`, `cpu_hours`, `gpu_hours`, `energy`.
         results: What was measured, for the body.
         template: Path of the template; None: `find_template()`.

@@ -1,7 +1,5 @@
 """One folder to one repository of the Hub, and what can go wrong on the way in one sentence that names it."""
 
-import json
-import re
 import tempfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -17,14 +15,9 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
+from sam_hf.model.checkpoint_files import CONFIG, PICKLED, SAFETENSORS, read_json
 from sam_hf.model.hub_access import scrubbed
 from sam_hf.model.remote_code import MODELS
-
-# Weights under the names by which transformers finds them, whole or in parts; a variant's are left alone.
-WEIGHTS = re.compile(
-    r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
-    r"|pytorch_model(-\d{5}-of-\d{5})?\.bin|pytorch_model\.bin\.index\.json"
-)
 
 
 def upload(
@@ -113,15 +106,17 @@ def obsolete_files(
     old_code = [name for name in present if name in code]
     if old_code and not _has_our_code(api, repo_id, found.sha):
         old_code = []
-    return sorted({*(name for name in present if WEIGHTS.fullmatch(name)), *old_code})
+    # A variant's are left alone: nobody gets them who does not ask for them.
+    weights = [name for name in present if SAFETENSORS.fullmatch(name) or PICKLED.fullmatch(name)]
+    return sorted({*weights, *old_code})
 
 
 def _has_our_code(api: HfApi, repo_id: str, commit: str | None) -> bool:
     with tempfile.TemporaryDirectory(prefix="sam_hf-publish-") as folder:
         try:
-            path = api.hf_hub_download(repo_id, "config.json", revision=commit, local_dir=folder)
-            auto_map = json.loads(Path(path).read_text(encoding="utf-8")).get("auto_map") or {}
-        except (EntryNotFoundError, ValueError, AttributeError):
+            path = api.hf_hub_download(repo_id, CONFIG, revision=commit, local_dir=folder)
+            auto_map = read_json(Path(path)).get("auto_map") or {}
+        except (EntryNotFoundError, ValueError):
             return False
     return isinstance(auto_map, dict) and auto_map.get("AutoModel") == MODELS["AutoModel"]
 

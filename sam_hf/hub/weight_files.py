@@ -21,6 +21,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from sam_hf.model import checkpoint_files
+from sam_hf.model.checkpoint_files import PICKLES, WEIGHTS, WEIGHTS_INDEX
 from sam_hf.model.weight_checks import check_reads_pickles, check_weight_files
 from sam_hf.terminal import first_line
 
@@ -37,12 +39,7 @@ __all__ = [
 
 MAX_BYTES = 16 << 30  # ViT-H in float32 with both states of Adam is 7.7 GB
 MAX_JSON_BYTES = 64 << 20
-FOLDER_WEIGHTS = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
+FOLDER_WEIGHTS = (WEIGHTS, WEIGHTS_INDEX, *PICKLES)
 RECORD = "sam_hf.json"
 """Beside the tensors of a `.pth` that we write: what no tensor says. Other readers do not look there."""
 
@@ -143,22 +140,17 @@ def read_folder_weights(folder: Path, max_bytes: int = MAX_BYTES) -> tuple[dict[
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object out of a file.
+    """A JSON object out of a file that a stranger may have made.
 
     Raises:
-        ValueError: It cannot be read, or is none.
+        ValueError: It cannot be read, is too large, or is none.
     """
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise ValueError(f"{str(path)!r} is too large for a description: {path.stat().st_size >> 20} MB")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return checkpoint_files.read_json(path)
     except OSError as error:
-        raise ValueError(f"cannot read {str(path)!r}: {error.strerror}") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{str(path)!r} is no JSON: {first_line(error)}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{str(path)!r} must hold a JSON object, got {type(content).__name__}")
-    return content
+        raise ValueError(f"cannot read {str(path)!r}: {error.strerror or first_line(error)}") from None
 
 
 def _check_size(path: Path, max_bytes: int) -> None:

@@ -15,10 +15,11 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from .checkpoint_files import VARIANT
+
 PART = ".sam_hf-saving-"
 REPLACED = "replaced"
 STALE = 3600.0  # seconds after which what a killed save has left is nobody's any more
-WEIGHTS = re.compile(r"(?P<stem>model(?:\.[\w-]+?)?)(?:-\d{5}-of-\d{5})?\.safetensors")  # of a variant or of none
 
 
 @contextmanager
@@ -114,7 +115,7 @@ def _put_into_place(part: Path, target: Path) -> None:
         raise FileExistsError(errno.EEXIST, "a folder stands where a file is to be saved", str(target / blocked))
     obsolete = obsolete_weights({name.name for name in names}, os.listdir(target))
     indexes = []
-    if any(WEIGHTS.fullmatch(name.name) and "-of-" in name.name and (target / name).exists() for name in names):
+    if any(VARIANT.fullmatch(name.name) and "-of-" in name.name and (target / name).exists() for name in names):
         # Shards of the same names: between two renames they are a mixture, which nobody may take for a model.
         for index in target.glob("model.safetensors.index*.json"):
             if (part / index.name).exists():
@@ -172,11 +173,11 @@ def obsolete_weights(names: Iterable[str], present: Iterable[str]) -> list[str]:
     Readers take one file before several, so what stays behind may be loaded in place of what is new.
     """
     names = set(names)
-    stems = {found["stem"] for name in names if (found := WEIGHTS.fullmatch(name))}
+    stems = {found["stem"] for name in names if (found := VARIANT.fullmatch(name))}
     indexes = {f"model.safetensors.index{stem.removeprefix('model')}.json" for stem in stems}
     return [
         name
         for name in present
         if name not in names
-        and (name in indexes or ((found := WEIGHTS.fullmatch(name)) is not None and found["stem"] in stems))
+        and (name in indexes or ((found := VARIANT.fullmatch(name)) is not None and found["stem"] in stems))
     ]

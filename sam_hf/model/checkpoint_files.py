@@ -9,11 +9,10 @@ CONFIG = "config.json"
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")  # for new readers, for old ones
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"  # in one file; which of several, in these
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-# Weights under the names by which transformers finds them when no variant is asked for, pickles too.
-FOUND_WEIGHTS = re.compile(
-    r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
-    r"|pytorch_model(-\d{5}-of-\d{5})?\.bin|pytorch_model\.bin\.index\.json"
-)
+# Weights, whole or in parts, under the names by which transformers finds them; safetensors, pickles, and a variant's.
+SAFETENSORS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
+PICKLED = re.compile(r"pytorch_model(-\d{5}-of-\d{5})?\.bin|pytorch_model\.bin\.index\.json")
+VARIANT = re.compile(r"(?P<stem>model(?:\.[\w-]+?)?)(?:-\d{5}-of-\d{5})?\.safetensors")
 UNUSED_WEIGHTS = "unused_weights.safetensors"  # of a conversion's source: what no part of the model reads
 TRAINING = "training.json"  # what the training says of itself
 CALIBRATION = "text_calibration.json"  # when a phrase is absent

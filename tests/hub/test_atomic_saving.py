@@ -127,9 +127,11 @@ def test_a_disk_that_is_really_full(small_disk, model):
 
 
 WRITER = """
-import runpy, sys, time
+import sys, time, types
 from pathlib import Path
-saved_whole = runpy.run_path(sys.argv[2])["saved_whole"]  # alone: all of the package takes half a minute to import
+room = sys.modules["room"] = types.ModuleType("room")  # alone: all of the package takes half a minute to import
+room.__path__ = [str(Path(sys.argv[2]).parent)]
+from room.atomic_saving import saved_whole
 with saved_whole(sys.argv[1]) as part:
     (Path(part) / "model.safetensors").write_bytes(b"half")
     print("writing", flush=True)
