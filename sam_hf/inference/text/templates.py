@@ -77,6 +77,19 @@ BACKGROUND: tuple[str, ...] = (
 )
 """What fills pictures around objects; a phrase that means one of them is its own rival: leave that word out."""
 
+EVERYDAY = tuple(
+    word.strip()
+    for word in """
+    person, face, hand, animal, dog, cat, bird, fish, horse, insect, plant, flower, tree, leaf,
+    food, fruit, apple, vegetable, bread, cake, drink, bottle, cup, bowl, plate, knife, fork, spoon,
+    tool, hammer, scissors, key, book, paper, pen, bag, box, basket, ball, toy, hat, shirt, shoe, glasses, watch,
+    chair, table, bed, lamp, clock, phone, computer, camera, television, musical instrument,
+    vehicle, car, bus, train, bicycle, boat, airplane, house, building, door, window, sign, flag,
+    circle, square, triangle, rectangle, star, heart, cross, ring
+    """.split(",")
+)
+"""What an object in a picture may well be; likewise."""
+
 _ARTICLE_BEFORE = re.compile(r"\b(a|an|the)\s*\{\}", re.IGNORECASE)
 _LEADING_ARTICLE = re.compile(r"^(a|an|the)\s+(?=\S)", re.IGNORECASE)
 

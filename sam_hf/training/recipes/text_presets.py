@@ -124,8 +124,8 @@ INTERPOLATION = replace(
     schedule="cosine",
     ema=0.999,
     freeze_encoder=True,
-    decoder_rate=0.1,
-    lr=2e-3,
+    decoder_rate=0.05,
+    lr=4e-3,
     negatives=0.2,
 )
 """For data with phrases: points between image and text, 20 % absent phrases, the image encoder as it is. Clicks and

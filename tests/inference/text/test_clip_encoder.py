@@ -11,7 +11,7 @@ from open_clip.model import CLIP
 
 from sam_hf.inference.text import clip_encoder
 from sam_hf.inference.text.clip_encoder import ClipEncoder
-from sam_hf.inference.text.templates import BACKGROUND, PHOTO, PLAIN, SCENE, fill
+from sam_hf.inference.text.templates import BACKGROUND, EVERYDAY, PHOTO, PLAIN, SCENE, fill
 from sam_hf.model.text_encoder import SamTokenizer
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
@@ -197,6 +197,7 @@ def test_templates_hold_phrases_and_keep_one_article():
     assert fill("{}", "an {}") == "an {}"
     assert all(template.count("{}") == 1 for template in (*PLAIN, *PHOTO, *SCENE))
     assert len(set(BACKGROUND)) == len(BACKGROUND) and len(PHOTO) == 7
+    assert len(set(EVERYDAY)) == len(EVERYDAY) and all(word == word.strip() != "" for word in EVERYDAY)
 
 
 # --- pictures ----------------------------------------------------------------------------------------------------

@@ -118,7 +118,7 @@ def test_what_is_pointed_at_stays_whatever_the_negatives_say(segmenter, mixed):
     alone = segmenter.segment(image, "blue square", **here)
     against = segmenter.segment(image, "blue square", "red circle", **here)
     assert _which(alone, masks) == _which(against, masks) == [0]
-    assert against.evidence < alone.evidence
+    assert against.instances[0].text_probability < alone.instances[0].text_probability
 
 
 def test_phrase_and_geometry_go_into_the_same_decode(segmenter, mixed, monkeypatch):
