@@ -77,6 +77,50 @@ export function shareOfLogits(logits, low, frame) {
   return count / (rows * columns);
 }
 
+/**
+ * A painted mask as the logits that the decoder takes: -10 and 10, made smaller as the picture is, padded with outside.
+ * The server averages a little differently where the picture is larger than the model's; nothing that is seen.
+ */
+export function maskPrompt(rle, low, frame) {
+  const { grid, size } = coverage(rle, Math.max(...frame.resized));
+  const across = shrinkingWeights(low, frame.padded, frame.resized[1], size[1]);
+  const down = shrinkingWeights(low, frame.padded, frame.resized[0], size[0]);
+  const narrow = new Float32Array(size[0] * low);
+  for (let y = 0; y < size[0]; y++) {
+    for (let x = 0; x < low; x++) {
+      for (const [place, weight] of across[x]) narrow[y * low + x] += weight * (grid[y * size[1] + place] + 0.5);
+    }
+  }
+  const logits = new Float32Array(low * low).fill(-10);
+  for (let y = 0; y < low; y++) {
+    for (const [place, weight] of down[y]) {
+      for (let x = 0; x < low; x++) logits[y * low + x] += 20 * weight * narrow[place * low + x];
+    }
+  }
+  return logits;
+}
+
+/** For each low-resolution value the pixels of a coarser picture it is made of: a triangle as wide as two of its own. */
+function shrinkingWeights(low, padded, resized, count) {
+  const factor = padded / low;
+  return Array.from({ length: low }, (_, value) => {
+    const middle = (value + 0.5) * factor;
+    const weights = new Map();
+    let sum = 0;
+    for (let pixel = Math.max(0, Math.floor(middle - factor)); pixel < Math.min(padded, middle + factor); pixel++) {
+      const weight = Math.max(0, 1 - Math.abs(pixel + 0.5 - middle) / Math.max(factor, 1));
+      sum += weight;
+      if (pixel >= resized) continue; // padding is outside
+      const at = Math.max(0, ((pixel + 0.5) * count) / resized - 0.5);
+      const lower = Math.min(Math.floor(at), count - 1);
+      const upper = Math.min(lower + 1, count - 1);
+      weights.set(lower, (weights.get(lower) ?? 0) + weight * (1 - at + lower));
+      weights.set(upper, (weights.get(upper) ?? 0) + weight * (at - lower));
+    }
+    return [...weights].map(([place, weight]) => [place, weight / sum]);
+  });
+}
+
 // Kept between calls: the grid with its rings, and which crossing comes after a crossing.
 let ringed = new Float32Array(0);
 let follow = new Int32Array(0);

@@ -47,26 +47,22 @@ export class Server {
     const client = await this.connect();
     if (signal?.aborted) throw new ServerError("Cancelled.", "cancelled");
     const job = client.submit(endpoint, data);
-    let ended = null;
-    const end = (error) => {
-      ended ??= error;
-      job.cancel().catch(() => {});
-    };
-    const cancelled = () => end(new ServerError("Cancelled.", "cancelled"));
-    const timer = setTimeout(() => end(new ServerError("The server takes too long. Try again later.", "busy")), seconds * 1000);
-    signal?.addEventListener("abort", cancelled, { once: true });
+    let stop;
     const stopped = new Promise((_, reject) => {
-      const look = () => (ended ? reject(ended) : job && setTimeout(look, 100));
-      this.stop = look;
-      look();
-      signal?.addEventListener("abort", () => reject(ended), { once: true });
+      stop = (error) => {
+        reject(error);
+        job.cancel().catch(() => {}); // the server is told, whether it hears it or not
+      };
     });
     stopped.catch(() => {});
+    const cancelled = () => stop(new ServerError("Cancelled.", "cancelled"));
+    const late = () => stop(new ServerError("The server takes too long. Try again later.", "busy"));
+    const timer = setTimeout(late, seconds * 1000);
+    signal?.addEventListener("abort", cancelled, { once: true });
     try {
       const events = job[Symbol.asyncIterator]();
       for (;;) {
         const { value: event, done } = await Promise.race([events.next(), stopped]);
-        if (ended) throw ended;
         if (done) return;
         if (event.type === "data") yield event.data[0];
         else if (event.type === "status") {
@@ -80,7 +76,6 @@ export class Server {
     } finally {
       clearTimeout(timer);
       signal?.removeEventListener("abort", cancelled);
-      ended ??= new ServerError("Cancelled.", "cancelled");
     }
   }
 

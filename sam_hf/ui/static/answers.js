@@ -1,0 +1,127 @@
+/**
+ * From steps to masks: the decoder in this browser where it runs, else the server. Asked twice, answered once.
+ *
+ * An answer is {candidates: [{score, share, path, logits, low, rle}], three}; `rle` is there where the server answered,
+ * `logits` where the browser did.
+ */
+import { maskPrompt, outlineOfLogits, outlineOfRle, pathOf, shareOfLogits } from "./mask_drawing.js";
+import { decoderInput, offeredMasks, selectedMask, wantsThree } from "./prompts.js";
+import { area } from "./rle.js";
+
+const KEPT = 48;
+
+export class Answers {
+  constructor({ decoder, server, picture, checkpoint }) {
+    Object.assign(this, { decoder, server, picture, checkpoint });
+    this.known = new Map(); // key of steps -> promise of an answer
+    this.phrases = new Map(); // text -> promise of a vector, or null where the server has to decode it
+  }
+
+  /** Whether steps can be decoded here. */
+  isLocal(steps) {
+    return Boolean(this.decoder) && (this.picture.textWidth > 0 || steps.every((step) => !step.text));
+  }
+
+  /** The answer to the last step. */
+  of(steps) {
+    const key = keyOf(steps);
+    if (!this.known.has(key)) {
+      const answer = this.isLocal(steps) ? this.decodeHere(steps) : this.decodeThere(steps);
+      this.known.set(key, answer);
+      answer.catch(() => this.known.delete(key));
+      if (this.known.size > KEPT) this.known.delete(this.known.keys().next().value);
+    }
+    return this.known.get(key);
+  }
+
+  /** What a further step would give, if nothing newer is asked before; null where something was. Local steps only. */
+  async glance(steps) {
+    const request = await this.request(steps);
+    const answer = await this.decoder.glance(request);
+    return answer && this.local(answer, steps.at(-1));
+  }
+
+  async decodeHere(steps) {
+    return this.local(await this.decoder.decode(await this.request(steps)), steps.at(-1));
+  }
+
+  async request(steps) {
+    const step = steps.at(-1);
+    const { picture } = this;
+    let [mask, maskKey] = [null, ""];
+    if (step.brush) {
+      maskKey = step.brush.counts;
+      mask = maskPrompt(step.brush, picture.low, picture.frame);
+    } else if (step.previous) {
+      const before = steps.slice(0, -1);
+      const answer = await this.of(before);
+      const chosen = selectedMask(before.at(-1), answer.candidates.map(({ score }) => score));
+      mask = answer.candidates[chosen].logits;
+      maskKey = `${keyOf(before)} ${chosen}`;
+    }
+    const text = step.text ? await this.vector(step.text) : null;
+    const input = decoderInput(step, picture.frame.size, picture.frame.resized);
+    return { picture: picture.key, ...input, text, mask, maskKey, wanted: offeredMasks(step) };
+  }
+
+  local({ scores, masks, low }, step) {
+    const { frame } = this.picture;
+    const candidates = masks.map((logits, index) => candidate(scores[index], logits, low, frame));
+    return { candidates, three: wantsThree(step) };
+  }
+
+  async decodeThere(steps) {
+    const image = { picture: this.picture.key };
+    const answer = await this.server.call("/segment", { image, checkpoint: this.checkpoint, steps });
+    const [height, width] = this.picture.frame.size;
+    const candidates = answer.masks.map(({ rle, score, area: pixels }) => ({
+      score, rle, share: pixels / (height * width), logits: null, path: lazily(() => outlineOfRle(rle)),
+    }));
+    return { candidates: candidates.map(withPath), three: candidates.length > 1 };
+  }
+
+  /** The vector of a phrase, as the decoder takes it. */
+  vector(text) {
+    if (!this.phrases.has(text)) {
+      const asked = this.server.call("/phrase", { text, checkpoint: this.checkpoint });
+      const vector = asked.then(({ embedding }) => (embedding ? Float32Array.from(embedding) : null));
+      vector.catch(() => this.phrases.delete(text));
+      this.phrases.set(text, vector);
+    }
+    return this.phrases.get(text);
+  }
+
+  /** A candidate's mask in original pixels, as RLE. */
+  async rle(chosen) {
+    if (!chosen.rle) chosen.rle = await this.decoder.stretch(chosen.logits, chosen.low, this.picture.frame);
+    return chosen.rle;
+  }
+}
+
+/** Kept masks as candidates: what everything mode and phrases find. */
+export function candidateOfRle(rle, score) {
+  const share = area(rle) / (rle.size[0] * rle.size[1]);
+  return withPath({ score, rle, share, logits: null, path: lazily(() => outlineOfRle(rle)) });
+}
+
+function candidate(score, logits, low, frame) {
+  const path = lazily(() => outlineOfLogits(logits, low, frame));
+  return withPath({ score, logits, low, rle: null, share: shareOfLogits(logits, low, frame), path });
+}
+
+/** An outline is found when it is first drawn: of three masks often one is looked at. */
+function lazily(outline) {
+  let path = null;
+  return () => (path ??= pathOf(outline()));
+}
+
+function withPath(values) {
+  const { path } = values;
+  return Object.defineProperty(values, "path", { get: path });
+}
+
+/** Which of the last step's masks is chosen makes no other answer, unless it makes the step ambiguous. */
+function keyOf(steps) {
+  const last = steps.at(-1);
+  return JSON.stringify([...steps.slice(0, -1), { ...last, selected: wantsThree(last) }]);
+}

@@ -1,0 +1,526 @@
+/**
+ * The page: `mount` puts app, stage, panel, keys and pointer together and wires the buttons of canvas.html.
+ *
+ * Reads from Gradio: props.examples, props.default_checkpoint, props.value {image, session}; tells it the session when
+ * it changes.
+ */
+import { App } from "./app.js";
+import { Decoder } from "./decoder.js";
+import { putIcons } from "./icons.js";
+import { listenToKeys } from "./keys.js";
+import { iconButton, make, Panel } from "./panel.js";
+import { encode, openPicture, takePicture } from "./picture_loading.js";
+import { listenToPointers } from "./pointer.js";
+import { explained, Server, ServerError } from "./server.js";
+import { fillHelp, HINTS, makeSpeech } from "./speech.js";
+import { Stage } from "./stage.js";
+import * as state from "./state.js";
+
+const MOST_THREADS = 4;
+
+/** @param {HTMLElement} element where canvas.html stands */
+export async function mount(element, props, bridge) {
+  await loadLook(`${bridge.base}/canvas.css`);
+  const page = new Page(element, props, bridge);
+  element.querySelector("[data-part=start]").hidden = true;
+  page.part("app").hidden = false;
+  page.begin();
+  return page;
+}
+
+function loadLook(href) {
+  return new Promise((resolve) => {
+    const link = make("link", { rel: "stylesheet", href, onload: resolve, onerror: resolve });
+    document.head.append(link);
+  });
+}
+
+/** Gives the picture to the decoder, whose first run is the slow one. */
+async function warmUp(decoder, key, bytes, shape) {
+  await decoder.setPicture(key, bytes, shape);
+  const nothing = { points: new Float32Array(2), labels: [-10], text: null, mask: null, maskKey: "", wanted: [0] };
+  await decoder.decode({ picture: key, ...nothing });
+}
+
+class Page {
+  constructor(element, props, bridge) {
+    Object.assign(this, { element, props, bridge });
+    this.part = (name) => element.querySelector(`[data-part="${name}"]`);
+    this.server = new Server(bridge.root);
+    this.stage = new Stage(this.part("stage"));
+    this.app = new App({
+      server: this.server,
+      stage: this.stage,
+      say: makeSpeech(this.part("status")),
+      tell: (error, again) => this.tell(error, again),
+      changed: () => this.changed(),
+    });
+    this.app.help = () => this.part("help").showModal();
+    this.panel = new Panel(this.part, this.app);
+    this.listening = new AbortController();
+    this.ticket = null; // of the picture that is being opened
+    this.decoders = new Map(); // checkpoint -> promise of {decoder, about}
+    this.source = null;
+    this.told = null;
+    this.wire();
+  }
+
+  // --- beginning -----------------------------------------------------------------------------------------------------
+
+  async begin() {
+    putIcons(this.part("app"));
+    this.fillExamples();
+    fillHelp(this.part("help"), iconButton("close", "Close help", () => this.part("help").close()));
+    this.layout();
+    this.changed();
+    const { value, examples, default_checkpoint: first } = this.props;
+    this.app.checkpoint = first;
+    const opening = value?.image ? this.openValue(value) : examples?.length ? this.open({ example: examples[0] }) : null;
+    if (!opening) this.part("empty").hidden = false;
+    this.fillCheckpoints();
+    await opening;
+  }
+
+  fillExamples() {
+    const buttons = (this.props.examples ?? []).map((example) => {
+      const url = this.absolute(example.url);
+      const image = make("img", { src: url, alt: "", loading: "lazy", decoding: "async" });
+      return make("button", {
+        type: "button", title: example.title, "aria-label": `Example: ${example.title}`, "data-example": example.name,
+        onclick: () => this.open({ example }),
+      }, image);
+    });
+    this.part("examples").replaceChildren(...buttons);
+    this.part("examples").hidden = !buttons.length;
+  }
+
+  absolute(url) {
+    return url.startsWith("/") ? this.bridge.root + url : url;
+  }
+
+  async fillCheckpoints() {
+    try {
+      const { checkpoints } = await this.server.call("/checkpoints", {}, { seconds: 30 });
+      this.checkpoints = checkpoints;
+      const select = this.part("checkpoint");
+      select.replaceChildren(...checkpoints.map(({ name, title }) => make("option", { value: name, textContent: title ?? name })));
+      select.value = this.app.checkpoint;
+      select.disabled = checkpoints.length < 2;
+      this.showDevice();
+    } catch (error) {
+      this.tell(error, () => this.fillCheckpoints());
+    }
+  }
+
+  showDevice() {
+    const chosen = this.checkpoints?.find(({ name }) => name === this.app.checkpoint);
+    const here = this.decodesHere === false ? "masks by the server" : "masks in this browser";
+    if (chosen) this.part("device").textContent = `${chosen.device} · ${String(chosen.dtype).replace("torch.", "")} · ${here}`;
+  }
+
+  // --- pictures ------------------------------------------------------------------------------------------------------
+
+  /** Opens a File, {example} or {file}; what was being opened before is let go. */
+  async open(source) {
+    const ticket = this.newTicket();
+    this.source = source;
+    this.part("empty").hidden = true;
+    this.dismiss();
+    const { checkpoint } = this.app;
+    const name = source.example?.title ?? source.name ?? "picture";
+    this.app.forgetPicture();
+    this.stage.setPicture(null, null);
+    const decoder = this.decoderOf(checkpoint); // on its way while the picture is
+    const steps = {
+      signal: ticket.signal,
+      busy: (words, share) => this.ticket === ticket && this.busy(words, share),
+      shown: (bitmap, size) => {
+        if (this.ticket !== ticket) return bitmap.close();
+        this.stage.setPicture(bitmap, size);
+        return this.app.showPicture({ name, size });
+      },
+    };
+    if (source.example) source = { example: { ...source.example, url: this.absolute(source.example.url) } };
+    try {
+      const opened = await openPicture(this.server, source, checkpoint, steps);
+      const file = source.example?.name ?? source.name ?? opened.name;
+      if (this.ticket === ticket) await this.opened(ticket, { ...opened, title: name, file }, decoder);
+    } catch (error) {
+      this.failed(ticket, error, () => this.open(this.source));
+    }
+  }
+
+  newTicket() {
+    this.ticket?.abort();
+    this.ticket = new AbortController();
+    return this.ticket;
+  }
+
+  failed(ticket, error, again) {
+    if (this.ticket !== ticket || error.kind === "cancelled") return;
+    this.busy(null);
+    this.tell(error, again);
+    if (!this.app.hasPicture) this.part("empty").hidden = false;
+    this.changed();
+  }
+
+  /** The picture is encoded. Until the decoder has come (its first export takes a while) the server decodes. */
+  async opened(ticket, opened, decoder) {
+    const { picture: key, size, resized, shape, bytes } = opened;
+    if (this.stage.bitmap && String(this.stage.size) !== String(size)) this.stage.setPicture(this.stage.bitmap, size);
+    this.image = { name: opened.name ?? opened.file, size, sha256: opened.sha256 };
+    this.app.showPicture({ name: opened.title, size });
+    const picture = { key, frame: { size, resized, padded: Math.max(...resized) }, low: 4 * shape[2], textWidth: 0 };
+    let loaded = await Promise.race([decoder, new Promise((resolve) => setTimeout(resolve, 400, null))]);
+    if (this.ticket !== ticket) return;
+    if (!loaded) {
+      this.app.ready(picture, null);
+      this.busy("Preparing the preview under the mouse");
+      loaded = await decoder;
+    }
+    const { decoder: here, about } = loaded;
+    picture.textWidth = about.text_width;
+    picture.frame.padded = about.image_size;
+    if (here) await warmUp(here, key, bytes, shape);
+    if (this.ticket !== ticket) return;
+    this.busy(null);
+    this.app.ready(picture, here);
+  }
+
+  async openValue(value) {
+    await this.open({ file: value.image, name: value.image.orig_name ?? "picture" });
+    if (value.session && this.app.hasPicture) this.showSession(value.session);
+  }
+
+  /** The decoder of a checkpoint; `decoder` is null where WebAssembly does not work and the server has to decode. */
+  decoderOf(checkpoint) {
+    if (!this.decoders.has(checkpoint)) {
+      for (const known of this.decoders.values()) known.then(({ decoder }) => decoder?.close(), () => {});
+      this.decoders.clear(); // one at a time: each holds a copy of the weights
+      const made = this.loadDecoder(checkpoint);
+      made.catch(() => this.decoders.delete(checkpoint));
+      this.decoders.set(checkpoint, made);
+    }
+    return this.decoders.get(checkpoint);
+  }
+
+  async loadDecoder(checkpoint) {
+    const about = await this.server.call("/decoder", { checkpoint }, { seconds: 600 });
+    const decoder = new Decoder(() => new Worker(`${this.bridge.base}/decoder_worker.js`, { type: "module" }));
+    const threads = Math.min(MOST_THREADS, navigator.hardwareConcurrency || 1);
+    try {
+      if (typeof WebAssembly === "undefined") throw new Error("no WebAssembly");
+      const files = { perImage: about.per_image.url, perClick: about.per_click.url };
+      ({ threads: this.threads } = await decoder.load(files, threads));
+      this.decodesHere = true;
+    } catch (error) {
+      console.warn("decoding on the server:", error);
+      decoder.close();
+      this.decodesHere = false;
+      this.tell("This browser cannot decode masks itself, so the server does: there is no preview under the mouse.", null, true);
+    }
+    this.showDevice();
+    return { decoder: this.decodesHere ? decoder : null, about };
+  }
+
+  /** Another model for the same picture: kept objects stay, the object being made begins anew. */
+  async changeCheckpoint(name) {
+    const { app } = this;
+    const kept = app.document.objects;
+    app.checkpoint = name;
+    this.showDevice();
+    if (!this.source) return;
+    const ticket = this.newTicket();
+    const picture = app.answers?.picture.key;
+    if (!picture) return void this.open(this.source);
+    app.answers = null;
+    app.go(state.clear(app.document));
+    const shownAs = { file: this.image.name, title: app.picture.name };
+    try {
+      const busy = (words, share) => this.ticket === ticket && this.busy(words, share);
+      const opened = await encode(this.server, { picture }, name, { signal: ticket.signal, busy });
+      await this.opened(ticket, { ...opened, ...shownAs, sha256: this.image.sha256 }, this.decoderOf(name));
+      this.app.say(`${kept.length} objects kept.`);
+    } catch (error) {
+      this.failed(ticket, error, () => this.changeCheckpoint(name));
+    }
+  }
+
+  // --- files ---------------------------------------------------------------------------------------------------------
+
+  takeFiles(files) {
+    const [file] = [...files].filter(({ type, name }) => type.startsWith("image/") || /\.(tiff?|bmp|webp)$/i.test(name));
+    const [session] = [...files].filter(({ name, type }) => /\.json$/i.test(name) || type === "application/json");
+    if (file) this.open(file);
+    else if (session) this.openSession(session);
+    else if (files.length) this.tell("This is no picture. PNG, JPEG, WebP, TIFF, BMP and GIF are read.");
+  }
+
+  async camera() {
+    const button = (words, look, onclick) => make("button", { type: "button", className: `sam-button ${look}`, textContent: words, onclick });
+    const file = await takePicture(this.part("camera"), button);
+    if (file) this.open(file);
+    else if (file === undefined) this.part("file").click();
+  }
+
+  async openSession(file) {
+    try {
+      if (!this.app.isReady) throw new ServerError("Open the picture of this session first.");
+      this.showSession(JSON.parse(await file.text()));
+    } catch (error) {
+      this.tell(error instanceof SyntaxError ? "This file is no session of this app." : error);
+    }
+  }
+
+  showSession(session) {
+    this.app.go(state.documentOf(session, this.stage.size));
+    this.app.say(`${this.app.document.objects.length} objects opened.`);
+  }
+
+  session() {
+    return state.sessionOf(this.app.document, this.image, this.app.checkpoint);
+  }
+
+  async export(format) {
+    const { app } = this;
+    if (!app.isReady) return app.say("The picture is being encoded. One moment.");
+    const needsObjects = !["background", "npy", "safetensors", "session"].includes(format);
+    if (app.chosen && format !== "npy" && format !== "safetensors") await app.keep(); // what is seen is what is exported
+    const objects = app.document.objects;
+    if (needsObjects && !objects.length) return this.tell("There is nothing to export yet: click on something and keep its mask.", null, true);
+    const button = this.element.querySelector(`[data-export="${format}"]`);
+    button.setAttribute("aria-busy", "true");
+    this.busy("Writing file");
+    try {
+      const shown = format === "background" || format === "cutout" ? objects.filter(({ hidden }) => !hidden) : objects;
+      const data = { image: { picture: app.answers.picture.key }, checkpoint: app.checkpoint, objects: shown.map(({ id, original, ...rest }) => rest), format, name: this.image.name };
+      const file = await this.server.call("/export", data);
+      const url = URL.createObjectURL(await (await this.server.bytes(file)).blob());
+      make("a", { href: url, download: file.orig_name ?? file.path.split("/").at(-1) }).click();
+      setTimeout(() => URL.revokeObjectURL(url), 60000);
+      app.say("Saved.");
+    } catch (error) {
+      this.tell(error, () => this.export(format));
+    }
+    this.busy(null);
+    return button.removeAttribute("aria-busy");
+  }
+
+  // --- what is seen --------------------------------------------------------------------------------------------------
+
+  busy(words, share) {
+    this.part("busy").hidden = !words;
+    this.part("stage").setAttribute("aria-busy", String(Boolean(words)));
+    if (!words) return;
+    this.part("busy-text").textContent = share === undefined ? words : `${words}, ${Math.round(100 * share)} %`;
+    const bar = this.part("busy-bar");
+    if (share === undefined) bar.removeAttribute("value");
+    else bar.value = share;
+  }
+
+  /** Shows a sentence; `again` does once more what failed. */
+  tell(error, again = null, isPlain = false) {
+    const shown = error instanceof ServerError || typeof error === "string" ? error : explained(error);
+    this.part("message-text").textContent = shown.message ?? shown;
+    this.part("message").hidden = false;
+    this.part("message").classList.toggle("sam-plain", isPlain);
+    this.retry = shown.kind === "expired" && this.source ? () => this.open(this.source) : again;
+    this.element.querySelector("[data-action=retry]").hidden = !this.retry;
+  }
+
+  dismiss() {
+    this.part("message").hidden = true;
+  }
+
+  changed() {
+    if (this.isStale) return;
+    this.isStale = true;
+    requestAnimationFrame(() => {
+      this.isStale = false;
+      this.render();
+    });
+  }
+
+  render() {
+    const { app } = this;
+    this.stage.draw(app.scene());
+    this.panel.render();
+    const attribute = (selector, name, value) => {
+      for (const button of this.element.querySelectorAll(selector)) button.setAttribute(name, String(value(button.dataset)));
+    };
+    attribute("[data-tool]", "aria-pressed", ({ tool }) => tool === app.tool);
+    attribute("[data-sign]", "aria-pressed", ({ sign }) => (sign === "1") === app.adds);
+    attribute("[data-action=hide]", "aria-pressed", () => app.isHidden);
+    attribute("[data-action=cutout]", "aria-pressed", () => app.isCutout);
+    attribute("[data-example]", "aria-pressed", ({ example }) => this.source?.example?.name === example);
+    for (const field of this.element.querySelectorAll("[data-for]")) field.classList.toggle("sam-shown", field.dataset.for === app.tool);
+    this.part("hint").textContent = HINTS[app.tool];
+    this.part("hint").hidden = !HINTS[app.tool];
+    this.part("signs").hidden = app.tool === "text" || app.tool === "everything" || app.tool === "box";
+    this.part("stage").classList.toggle("sam-picking", app.finder.shown.length > 0);
+    this.element.querySelector("[data-action=undo]").disabled = !app.history.past.length;
+    this.element.querySelector("[data-action=redo]").disabled = !app.history.future.length;
+    this.part("name").textContent = app.picture?.name ?? "No picture";
+    this.part("about").textContent = app.picture ? `${app.picture.size[1]} × ${app.picture.size[0]} pixels` : "Open, drop or paste one";
+    this.part("zoom").textContent = this.stage.view ? `${Math.round(100 * this.stage.view.scale)} %` : "100 %";
+    const { progress } = app.finder;
+    if (progress) this.busy(progress.words, progress.total ? progress.done / progress.total : undefined);
+    else if (this.wasFinding) this.busy(null);
+    this.wasFinding = progress !== null;
+    this.tellGradio();
+  }
+
+  /** The session, to Python; a moment later, so that quick clicks are one message. */
+  tellGradio() {
+    if (!this.image || this.told === this.app.document) return;
+    this.told = this.app.document;
+    clearTimeout(this.telling);
+    this.telling = setTimeout(() => {
+      this.sent = { image: this.props.value?.image ?? null, session: this.session() };
+      this.props.value = this.sent;
+    }, 400);
+  }
+
+  /** The page's height goes to the app: the picture is the stage. */
+  layout() {
+    const top = this.element.getBoundingClientRect().top + window.scrollY;
+    this.part("app").style.setProperty("--height", `calc(100dvh - ${Math.round(Math.min(top, 160)) + 16}px)`);
+  }
+
+  // --- events --------------------------------------------------------------------------------------------------------
+
+  wire() {
+    const { app, stage, element } = this;
+    const { signal } = this.listening;
+    listenToPointers(stage, app, signal);
+    listenToKeys(stage.overlay, app, signal);
+    stage.drawn = () => (this.part("zoom").textContent = stage.view ? `${Math.round(100 * stage.view.scale)} %` : "100 %");
+    const actions = {
+      undo: () => app.undo(),
+      redo: () => app.redo(),
+      hide: () => app.toggle("hide"),
+      cutout: () => app.toggle("cutout"),
+      help: () => app.help(),
+      open: () => this.part("file").click(),
+      camera: () => this.camera(),
+      keep: () => app.keep(),
+      clear: () => app.go(state.clear(app.document)),
+      cancel: () => this.cancel(),
+      dismiss: () => this.dismiss(),
+      retry: () => {
+        this.dismiss();
+        this.retry?.();
+      },
+      describe: () => this.phrase((text) => app.describe(text)),
+      "open-session": () => this.part("session-file").click(),
+      "zoom-in": () => stage.zoom(1.25),
+      "zoom-out": () => stage.zoom(0.8),
+      "zoom-fit": () => stage.fit(),
+    };
+    element.addEventListener("click", ({ target }) => {
+      const { action, tool, sign, export: format } = target.closest("button")?.dataset ?? {};
+      if (action) actions[action]?.();
+      else if (tool) this.choose(tool);
+      else if (sign) {
+        app.adds = sign === "1";
+        this.changed();
+      } else if (format) this.export(format);
+    }, { signal });
+    this.wireFields(signal);
+    this.wireFiles(signal);
+    this.bridge.watch("value", () => {
+      const { value } = this.props;
+      if (JSON.stringify(value) === JSON.stringify(this.sent)) return;
+      if (value?.image) this.openValue(value);
+      else if (value?.session && app.isReady) this.showSession(value.session);
+    });
+    window.addEventListener("resize", () => this.layout(), { signal });
+    // Gradio has no event for a component that goes away.
+    const gone = setInterval(() => {
+      if (element.isConnected) return;
+      clearInterval(gone);
+      this.listening.abort();
+      stage.observer.disconnect();
+      for (const known of this.decoders.values()) known.then(({ decoder }) => decoder?.close(), () => {});
+    }, 5000);
+  }
+
+  choose(tool) {
+    this.app.setTool(tool);
+    if (tool === "text" && matchMedia("(hover: hover)").matches) setTimeout(() => this.part("phrase").focus(), 30);
+  }
+
+  cancel() {
+    if (this.app.finder.progress) return this.app.finder.stop();
+    this.newTicket(); // whatever is being opened is not waited for any more
+    this.busy(null);
+    if (!this.app.isReady) this.tell("Cancelled.", this.source && (() => this.open(this.source)), true);
+    return this.app.say("Cancelled.");
+  }
+
+  phrase(use) {
+    const text = this.part("phrase").value.trim();
+    if (text) use(text);
+    else this.part("phrase").focus();
+  }
+
+  wireFields(signal) {
+    const { app } = this;
+    this.part("text-form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.phrase((text) => app.finder.phrase(text));
+    }, { signal });
+    this.part("phrase").addEventListener("keydown", (event) => {
+      if (event.key === "Escape") this.stage.overlay.focus();
+      if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+      event.preventDefault();
+      this.phrase((text) => app.describe(text));
+    }, { signal });
+    const options = [...this.element.querySelectorAll("[data-option]")];
+    const show = ({ dataset, value }) => (this.element.querySelector(`[data-of="${dataset.option}"]`).textContent = value);
+    for (const input of options) {
+      show(input);
+      input.addEventListener("input", () => show(input), { signal });
+    }
+    this.part("everything-form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.part("settings").open = false;
+      const names = this.part("names").value.split(/[,;\n]/).map((name) => name.trim()).filter(Boolean);
+      app.finder.everything(Object.fromEntries(options.map((input) => [input.dataset.option, Number(input.value)])), names);
+    }, { signal });
+    this.part("brush-size").addEventListener("input", ({ target }) => (app.brushSize = Number(target.value)), { signal });
+    this.part("checkpoint").addEventListener("change", ({ target }) => this.changeCheckpoint(target.value), { signal });
+    document.addEventListener("click", ({ target }) => {
+      if (!this.part("settings").contains(target)) this.part("settings").open = false;
+    }, { signal });
+  }
+
+  wireFiles(signal) {
+    const { element } = this;
+    for (const name of ["file", "session-file"]) {
+      this.part(name).addEventListener("change", ({ target }) => {
+        this.takeFiles(target.files);
+        target.value = "";
+      }, { signal });
+    }
+    document.addEventListener("paste", (event) => {
+      if (event.target.closest?.("input[type=text], textarea, [contenteditable]")) return;
+      const files = [...(event.clipboardData?.files ?? [])];
+      if (!files.length) return;
+      event.preventDefault();
+      this.takeFiles(files);
+    }, { signal });
+    let depth = 0; // entering a child comes before leaving its parent
+    const drop = (shown) => (this.part("drop").hidden = !shown);
+    const carriesFiles = (event) => event.dataTransfer?.types.includes("Files");
+    element.addEventListener("dragenter", (event) => carriesFiles(event) && drop(++depth > 0), { signal });
+    element.addEventListener("dragleave", (event) => carriesFiles(event) && drop((depth = Math.max(0, depth - 1)) > 0), { signal });
+    element.addEventListener("dragover", (event) => carriesFiles(event) && event.preventDefault(), { signal });
+    element.addEventListener("drop", (event) => {
+      if (!carriesFiles(event)) return;
+      event.preventDefault();
+      drop((depth = 0) > 0);
+      this.takeFiles(event.dataTransfer.files);
+    }, { signal });
+  }
+}

@@ -1,0 +1,141 @@
+/**
+ * What is found at once: everything mode, and all that a phrase names. Found masks are shown until somebody clicks
+ * them (then they are kept), keeps them all, or lets them go.
+ */
+import { candidateOfRle } from "./answers.js";
+import { area, contains } from "./rle.js";
+import { COLORS } from "./state.js";
+
+export class Finder {
+  constructor(app) {
+    this.app = app;
+    this.ticket = null;
+    this.progress = null; // {done, total, words} while something is being looked for
+    this.clear();
+  }
+
+  clear() {
+    this.ticket?.abort();
+    this.ticket = this.progress = null;
+    this.shown = [];
+    this.hovered = null;
+    this.note = "";
+  }
+
+  get isActive() {
+    return this.shown.length > 0 || this.ticket !== null;
+  }
+
+  /** Ends the search, or lets go of what was found. */
+  stop() {
+    const isSearching = this.ticket !== null;
+    this.clear();
+    this.app.say(isSearching ? "Cancelled." : "Found masks let go.");
+    this.app.changed();
+  }
+
+  /** What is under the mouse; true if there is anything to point at. */
+  hover(place) {
+    if (!this.shown.length) return false;
+    this.hovered = place && this.at(place);
+    return true;
+  }
+
+  /** The smallest mask at a place: a larger one can be pointed at beside it. */
+  at(place) {
+    return this.shown.find(({ rle }) => contains(rle, place)) ?? null;
+  }
+
+  /** Keeps the mask at a place; true if found masks are what one points at now. */
+  pick(place) {
+    if (!this.shown.length) return false;
+    const found = this.at(place);
+    if (found) {
+      this.shown = this.shown.filter((one) => one !== found);
+      this.hovered = null;
+      this.app.keepFound([kept(found)]);
+      this.app.say(`${found.label ?? "Mask"} kept. ${this.shown.length} more.`);
+    }
+    return true;
+  }
+
+  keepAll() {
+    const masks = this.shown.map(kept);
+    this.clear();
+    this.app.keepFound(masks);
+    this.app.say(`${masks.length} masks kept.`);
+  }
+
+  /** All instances of a phrase, and whether it is there at all. */
+  phrase(text) {
+    return this.search("Looking for the phrase", async (answers, signal) => {
+      const image = { picture: answers.picture.key };
+      const data = { image, checkpoint: answers.checkpoint, phrases: [text], instances: "all" };
+      const [found] = await this.app.server.call("/segment_text", data, { signal });
+      if (found.absent || !found.instances.length) {
+        const sure = found.presence === null || found.presence === undefined ? "" : ` (${Math.round(100 * found.presence)} % likely)`;
+        this.note = `“${text}” does not seem to be in this picture${sure}.`;
+        return [];
+      }
+      this.note = `“${text}”: ${count(found.instances.length)}. Click one to keep it.`;
+      return found.instances.map(({ rle, score }) => ({ rle, score, label: text }));
+    });
+  }
+
+  /** Everything mode. */
+  everything(options, names) {
+    return this.search("Finding everything", async (answers, signal) => {
+      const data = { image: { picture: answers.picture.key }, checkpoint: answers.checkpoint, ...options, text: names };
+      let records = [];
+      const waiting = (place) => this.tick({ words: `Waiting, ${place} before you` });
+      for await (const step of this.app.server.stream("/everything", data, { signal, waiting })) {
+        this.tick({ words: "Finding everything", done: step.done, total: step.total });
+        records = step.records ?? records;
+      }
+      const wanted = names.length ? records.filter(({ label }) => names.includes(label)) : records;
+      const dropped = records.length - wanted.length;
+      this.note = wanted.length
+        ? `${count(wanted.length)}${dropped ? `, ${dropped} of other things left out` : ""}. Click one to keep it.`
+        : "Nothing was found. Lower the thresholds or ask about more points.";
+      return wanted.map((record) => ({ rle: record.segmentation, score: record.predicted_iou, label: record.label }));
+    });
+  }
+
+  tick(progress) {
+    this.progress = progress;
+    this.app.changed();
+  }
+
+  async search(words, ask) {
+    const { app } = this;
+    if (!app.isReady) return app.say("The picture is being encoded. One moment.");
+    this.clear();
+    const ticket = (this.ticket = new AbortController());
+    this.tick({ words });
+    try {
+      const masks = await ask(app.answers, ticket.signal);
+      if (this.ticket !== ticket) return undefined;
+      this.show(masks);
+      app.say(this.note);
+    } catch (error) {
+      if (this.ticket !== ticket || error.kind === "cancelled") return undefined;
+      app.tell(error);
+    }
+    this.ticket = this.progress = null;
+    return app.changed();
+  }
+
+  show(masks) {
+    const sized = masks.map((mask) => ({ ...mask, area: area(mask.rle) })).filter((mask) => mask.area > 0);
+    sized.sort((one, other) => one.area - other.area);
+    this.shown = sized.map((mask, index) => {
+      const drawn = candidateOfRle(mask.rle, mask.score);
+      const color = COLORS[index % COLORS.length];
+      return Object.defineProperty({ ...mask, color }, "path", { get: () => drawn.path });
+    });
+  }
+}
+
+const count = (number) => `${number} ${number === 1 ? "mask" : "masks"} found`;
+
+const kept = ({ rle, score, label, color }) => ({ rle, score, name: label, color });

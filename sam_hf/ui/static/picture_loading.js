@@ -1,0 +1,116 @@
+/**
+ * Opening a picture: shown at once, sent, encoded on the server, its embedding fetched and given to the decoder.
+ * Each opening has a ticket (an AbortController); a newer one aborts it, and nothing of it arrives any more.
+ */
+import { ServerError } from "./server.js";
+
+const LONGEST_SIDE = 2048; // of what is shown
+const LARGEST_FILE = 20 * 2 ** 20;
+
+/** What a browser can show of a file at once; null where it cannot (TIFF) and the server's copy is waited for. */
+export async function preview(blob) {
+  try {
+    const whole = await createImageBitmap(blob); // turned upright by its EXIF orientation
+    const size = [whole.height, whole.width];
+    const shrink = LONGEST_SIDE / Math.max(...size);
+    if (shrink >= 1) return { bitmap: whole, size };
+    const [resizeHeight, resizeWidth] = size.map((side) => Math.max(1, Math.round(side * shrink)));
+    const bitmap = await createImageBitmap(whole, { resizeHeight, resizeWidth, resizeQuality: "high" });
+    whole.close();
+    return { bitmap, size };
+  } catch {
+    return null;
+  }
+}
+
+/** Throws a sentence for what cannot be a picture. */
+export function checkFile(file) {
+  if (file.type && !file.type.startsWith("image/")) throw new ServerError("This is no picture. PNG, JPEG, WebP, TIFF, BMP and GIF are read.");
+  if (!file.size) throw new ServerError("This file is empty.");
+  if (file.size > LARGEST_FILE) {
+    throw new ServerError(`This file has ${(file.size / 2 ** 20).toFixed(0)} MB; at most 20 MB are taken.`);
+  }
+}
+
+/**
+ * @param source {File} or {example: {name, title, url, size}} or {file: FileData, name} that the server has already
+ * @param stage what to do at each stage: {shown(bitmap, size), busy(sentence, share)}
+ * @returns {Promise<object>} /embed's last answer, the file's name and, if it is a File, its SHA-256
+ */
+export async function openPicture(server, source, checkpoint, { signal, shown, busy }) {
+  const isFile = source instanceof Blob;
+  if (isFile) checkFile(source);
+  busy("Loading picture");
+  const url = source.example?.url ?? source.file?.url;
+  const blob = isFile ? source : await (await server.bytes({ url }, { signal })).blob();
+  const seen = await preview(blob);
+  if (signal.aborted) throw new ServerError("Cancelled.", "cancelled");
+  if (seen) shown(seen.bitmap, seen.size);
+  let image = source.file ?? { example: source.example?.name };
+  if (isFile) image = await server.upload(source, { signal, progress: (share) => busy("Sending picture", share) });
+  const opened = await encode(server, image, checkpoint, { signal, busy });
+  if (!seen) {
+    const copy = await preview(await (await server.bytes(opened.image, { signal })).blob());
+    if (copy) shown(copy.bitmap, opened.size);
+  }
+  return { ...opened, seenSize: seen?.size ?? opened.size, sha256: await sha256(blob) };
+}
+
+/** Asks for the embedding, telling what goes on; a large model on a small machine takes its time, so seconds are told. */
+export async function encode(server, image, checkpoint, { signal, busy }) {
+  const began = performance.now();
+  let words = "Sending picture";
+  const clock = setInterval(() => busy(`${words}, ${Math.round((performance.now() - began) / 1000)} s`), 1000);
+  try {
+    let opened = null;
+    const waiting = (place) => busy((words = `Waiting, ${place} before you`));
+    for await (const step of server.stream("/embed", { image, checkpoint }, { signal, waiting })) {
+      if (step.stage === "ready") opened = step;
+      else busy((words = { loading: "Loading model", reading: "Reading picture", encoding: "Encoding" }[step.stage]), step.share);
+    }
+    if (!opened) throw new ServerError("The picture could not be encoded. Try again.");
+    const bytes = await (await server.bytes(opened.embedding, { signal })).arrayBuffer();
+    return { ...opened, bytes };
+  } finally {
+    clearInterval(clock);
+  }
+}
+
+/** Hexadecimal; null where the browser has no cryptography (pages that are not served securely). */
+async function sha256(blob) {
+  if (!globalThis.crypto?.subtle) return null;
+  const digest = await crypto.subtle.digest("SHA-256", await blob.arrayBuffer());
+  return [...new Uint8Array(digest)].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/** Takes a picture with the camera: a File, or null if the person went away. */
+export async function takePicture(dialog, makeButton) {
+  let stream;
+  try {
+    stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", width: { ideal: 1920 } } });
+  } catch {
+    return undefined; // no camera or no permission: the caller opens the file dialogue, where phones offer theirs
+  }
+  const video = document.createElement("video");
+  Object.assign(video, { autoplay: true, muted: true, playsInline: true, srcObject: stream });
+  const row = document.createElement("div");
+  row.className = "sam-row";
+  const answer = new Promise((resolve) => {
+    const take = makeButton("Take picture", "sam-first", () => resolve(frame(video)));
+    row.append(take, makeButton("Cancel", "", () => resolve(null)));
+    dialog.onclose = () => resolve(null);
+  });
+  dialog.replaceChildren(video, row);
+  dialog.showModal();
+  const file = await answer;
+  stream.getTracks().forEach((track) => track.stop());
+  dialog.onclose = null;
+  dialog.close();
+  return file;
+}
+
+async function frame(video) {
+  const canvas = new OffscreenCanvas(video.videoWidth, video.videoHeight);
+  canvas.getContext("2d").drawImage(video, 0, 0);
+  return new File([await canvas.convertToBlob({ type: "image/jpeg", quality: 0.95 })], "camera.jpg", { type: "image/jpeg" });
+}
