@@ -2,11 +2,9 @@
 
 import numpy as np
 
-from ..inference.text.verdict import threshold_that_keeps
+from ..inference.text.verdict import KEEP_PRESENT, threshold_that_keeps
 
-__all__ = ["KEEP_PRESENT", "auroc", "clustered_mean", "mask_iou", "rejection"]
-
-KEEP_PRESENT = 0.8  # share of the phrases of present objects that a threshold must let through
+__all__ = ["auroc", "clustered_mean", "mask_iou", "rejection"]
 
 
 def mask_iou(prediction: np.ndarray, target: np.ndarray) -> np.ndarray:

@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from .scores import KEEP_PRESENT, clustered_mean, rejection
+from ..inference.text.verdict import KEEP_PRESENT
+from .scores import clustered_mean, rejection
 
 __all__ = ["COLUMNS", "GROUPS", "ROWS", "summarise"]
 

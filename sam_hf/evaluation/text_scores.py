@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from ..inference.text.verdict import threshold_that_keeps
-from .scores import KEEP_PRESENT, auroc, clustered_mean
+from ..inference.text.verdict import KEEP_PRESENT, threshold_that_keeps
+from .scores import auroc, clustered_mean
 
 __all__ = ["PhraseRecord", "PictureTimes", "operating_point", "resampled", "summarise_phrases", "summarise_times"]
 

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from sam_hf.evaluation.scores import KEEP_PRESENT, auroc, clustered_mean, mask_iou, rejection
+from sam_hf.evaluation.scores import auroc, clustered_mean, mask_iou, rejection
 from sam_hf.evaluation.text_scores import operating_point
+from sam_hf.inference.text.verdict import KEEP_PRESENT
 
 
 def test_iou_of_stacked_masks():

@@ -21,6 +21,7 @@ import numpy as np
 
 from sam_hf.model.checkpoint_files import CALIBRATION
 
+KEEP_PRESENT = 0.8  # share of the phrases of present objects that a threshold has to let through
 STEPS = 100  # of Newton's method, which needs about ten
 
 
@@ -83,7 +84,7 @@ class Calibration:
         """The curve of that name, else the default."""
         return self.curves.get(name, DEFAULT)
 
-    def fit(self, name: str, present: Sequence[float], absent: Sequence[float], keep: float = 0.8) -> Curve:
+    def fit(self, name: str, present: Sequence[float], absent: Sequence[float], keep: float = KEEP_PRESENT) -> Curve:
         """Fits and remembers the curve of one grounding.
 
         Args:
