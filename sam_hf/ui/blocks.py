@@ -2,6 +2,7 @@
 
 import html
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,8 @@ def build(checkpoints: Checkpoints, pictures: PictureStore | None = None, max_qu
         PromptCanvas(static_url=STATIC_URL, examples=shown, default_checkpoint=checkpoints.default)
         api.register()
     demo.pictures = api.pictures
+    # Gradio sums up all that it has answered after each answer, which takes longer than a click.
+    os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000")
     return demo.queue(max_size=max_queue, default_concurrency_limit=1, api_open=False)
 
 
