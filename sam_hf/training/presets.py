@@ -105,6 +105,8 @@ class PromptableConfig:
         low, high = self.rounds
         if not 1 <= low <= high:
             raise ValueError(f"rounds must be (smallest, largest) with 1 <= smallest <= largest, got {self.rounds}")
+        if self.text_alignment < 0:
+            raise ValueError(f"text_alignment must not be negative, got {self.text_alignment}")
         for name in ("single_first", "mask_prompt_drop", "ground_truth_clicks", "middle_clicks", "max_area"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")

@@ -60,8 +60,8 @@ def run(tmp_path, plain_checkpoint, clip_folder, data):
         fields = {"steps": 2, "batch": 2, "warmup": 1, "scale_range": None} | changes.pop("fields", {})
         places = {"model": str(plain_checkpoint), "clip": clip_folder, "data": str(data), "output": tmp_path / "run"}
         common = {"per_device": 2, "workers": 0, "preset": preset}
-        gap, sources = changes.pop("gap", None), changes.pop("text_sources", None)
-        return TextRun(**(places | common | changes), changes=Changes(gap, sources, fields))
+        asked = {name: changes.pop(name, None) for name in ("gap", "text_sources", "alignment")}
+        return TextRun(**(places | common | changes), changes=Changes(fields=fields, **asked))
 
     return make
 
@@ -112,6 +112,21 @@ def test_paper_preset_is_the_papers():
     assert dict(paper.options.text_sources) == {"image": 1.0} and paper.options.text_gap == "none"
     assert paper.scale_range == (0.1, 2.0) and paper.min_side == 100 and paper.masked_attention and paper.masks == 64
     assert PRESETS["interpolation"].negatives == 0.2 and not paper.needs_phrases
+
+
+def test_an_alignment_is_learned_where_asked_for(run, tmp_path):
+    for name, weight in (("with", 0.4), ("without", None)):
+        asked = run("gap", output=tmp_path / name, alignment=weight)
+        folder = train(asked, **QUIET)
+        metrics = json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1])
+        kept = SamModel.from_pretrained(folder).config.text_config.alignment
+        assert kept == (weight is not None) == ("text_alignment" in metrics)
+        assert SamPredictor.from_pretrained(folder).has_alignment == kept
+    fresh = text_model(asked.model, load_pretrained_clip(asked.clip), seed=asked.seed, alignment=True).state_dict()
+    name = "prompt_encoder.text_alignment.projection.weight"
+    assert not torch.equal(weights(tmp_path / "with" / "checkpoint")[name], fresh[name])
+    with pytest.raises(ValueError, match="text_alignment"):
+        Changes(alignment=-1.0).of("gap")
 
 
 def test_frozen_parts_stay_bit_for_bit(run, plain_checkpoint):

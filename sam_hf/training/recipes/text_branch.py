@@ -103,7 +103,7 @@ def train(run: TextRun, resume: bool = True, **trainer_options: Any) -> Path | N
         settings = replace(settings, masked_attention=False)
         print(f"masked attention is off: the image tower of {run.clip} ends without an attending output token")
     settings = settings.for_encoder(SamConfig.from_pretrained(run.model).vision_config)
-    model = text_model(run.model, clip, settings.drop_path, run.seed)
+    model = text_model(run.model, clip, settings.drop_path, run.seed, settings.options.text_alignment > 0)
     size = model.config.vision_config.image_size
     source = open_data(run.data, run.images, run.category_phrases, size, run.font, run.seed)
     said, absent = source.phrases() if settings.needs_phrases else (set(), set())
@@ -128,8 +128,11 @@ def train(run: TextRun, resume: bool = True, **trainer_options: Any) -> Path | N
     return folder
 
 
-def text_model(base: str, clip: PretrainedClip, drop_path: float = 0.0, seed: int = 0) -> SamModel:
-    """The weights of a checkpoint, float32, with CLIP's text tower and a fresh projection.
+def text_model(
+    base: str, clip: PretrainedClip, drop_path: float = 0.0, seed: int = 0, alignment: bool = False
+) -> SamModel:
+    """The weights of a checkpoint, float32, with CLIP's text tower and a fresh projection, and a fresh alignment if
+    asked for.
 
     Raises:
         OSError: There is no such checkpoint, or only a pickle, which could run code.
@@ -137,7 +140,7 @@ def text_model(base: str, clip: PretrainedClip, drop_path: float = 0.0, seed: in
     """
     source, found = SamModel.from_pretrained(base, dtype=torch.float32, output_loading_info=True)
     fields = copy.deepcopy(source.config.to_dict())
-    fields["text_config"] = clip.text_config.to_dict()
+    fields["text_config"] = clip.text_config.to_dict() | {"alignment": alignment}
     fields["vision_config"]["drop_path_rate"] = drop_path
     model = new_model(SamConfig(**fields), seed)
     weights = {name: value for name, value in source.state_dict().items() if not name.startswith(TEXT_WEIGHTS)}

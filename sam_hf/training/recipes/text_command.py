@@ -56,6 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--freeze-decoder", action=switch, default=None, help="keep decoder and other prompts as they are")
     add("--gap", default=None, choices=("none", "mean", "mean+noise"), help="move image vectors to the texts' mean")
     add("--text-sources", default=None, help="what prompts come from, e.g. image=0.7,text=0.3; also interpolation")
+    help_alignment = "also learn where phrases are and whether they are there at all, with this weight (0.4)"
+    add("--alignment", default=None, type=float, nargs="?", const=0.4, help=help_alignment)
     add("--negatives", default=None, type=float, help="share of phrases that name something absent")
     add("--jitter", default=None, help="large-scale jitter LOW,HIGH (paper: 0.1,2.0) or none")
     add("--masks", default=None, type=int, help="masks per picture, at most (64)")
@@ -89,7 +91,7 @@ def _changes(given: argparse.Namespace) -> Changes:
     if given.jitter is not None:
         fields["scale_range"] = parse_range(given.jitter)
     sources = None if given.text_sources is None else parse_weights(given.text_sources)
-    return Changes(given.gap, sources, fields)
+    return Changes(given.gap, sources, fields, alignment=given.alignment)
 
 
 def parse_weights(typed: str) -> dict[str, float]:

@@ -167,12 +167,15 @@ class Changes:
         text_sources: `PromptableConfig.text_sources`; None: as they are.
         fields: Of `TextSettings`, by name.
         rounds: At most so many rounds of prompts per step; None: as many as the preset's.
+        alignment: `PromptableConfig.text_alignment`: above 0 the checkpoint keeps a map of image cells into the CLIP's
+            space, which says where a phrase is and whether it is there; None: as it is (no map).
     """
 
     gap: str | None = None
     text_sources: Mapping[str, float] | None = None
     fields: Mapping[str, object] = field(default_factory=dict)
     rounds: int | None = None
+    alignment: float | None = None
 
     def of(self, preset: str) -> TextSettings:
         """The settings.
@@ -188,6 +191,8 @@ class Changes:
             options = replace(options, text_gap=self.gap)
         if self.text_sources is not None:
             options = replace(options, text_sources=dict(self.text_sources))
+        if self.alignment is not None:
+            options = replace(options, text_alignment=self.alignment)
         if self.rounds is not None:
             low, high = (min(self.rounds, most) for most in options.rounds)
             options = replace(options, rounds=(low, high), no_point_rounds=min(options.no_point_rounds, high - 1))
