@@ -5,6 +5,7 @@ carried out, said in one sentence; 3 a training was interrupted and can go on; 1
 progress and messages to stderr.
 """
 
+import importlib
 import json
 import signal
 import sys
@@ -257,83 +258,53 @@ def _everything_worker(
     return work
 
 
-@train_app.command("tiny", context_settings=PASS_ON)
-def train_tiny(context: typer.Context) -> None:
-    """Train the embedded checkpoint on synthetic scenes (--help lists the options)."""
-    from sam_hf.training.recipes import tiny
-
-    _run_recipe(tiny.main, context)
-
-
-@train_app.command("text", context_settings=PASS_ON)
-def train_text(context: typer.Context) -> None:
-    """Give any SAM checkpoint a text branch (--help lists the options)."""
-    from sam_hf.training.recipes import text_command
-
-    _run_recipe(text_command.main, context)
-
-
-@evaluate_app.command("synthetic", context_settings=PASS_ON)
-def evaluate_synthetic(context: typer.Context) -> None:
-    """Evaluate a checkpoint on held-out synthetic scenes and print the table (--help lists the options)."""
-    from sam_hf.evaluation import synthetic
-
-    _run_recipe(synthetic.main, context)
-
-
-@evaluate_app.command("text", context_settings=PASS_ON)
-def evaluate_text(context: typer.Context) -> None:
-    """Measure how well phrases become masks, by every grounding side by side (--help lists the options)."""
-    from sam_hf.evaluation import text_command
-
-    _run_recipe(text_command.main, context)
-
-
-@app.command(context_settings=PASS_ON)
-def push(context: typer.Context) -> None:
-    """Publish a checkpoint's folder on the Hub (--help lists the options)."""
-    from sam_hf.hub import push_command
-
-    _run_recipe(push_command.main, context)
+# Commands whose options are those of a module of their own: where, name, module, what they do.
+PASSED_ON = (
+    (train_app, "tiny", "sam_hf.training.recipes.tiny", "Train the embedded checkpoint on synthetic scenes"),
+    (train_app, "text", "sam_hf.training.recipes.text_command", "Give any SAM checkpoint a text branch"),
+    (
+        evaluate_app,
+        "synthetic",
+        "sam_hf.evaluation.synthetic",
+        "Evaluate a checkpoint on held-out synthetic scenes and print the table",
+    ),
+    (
+        evaluate_app,
+        "text",
+        "sam_hf.evaluation.text_command",
+        "Measure how well phrases become masks, by every grounding side by side",
+    ),
+    (app, "push", "sam_hf.hub.push_command", "Publish a checkpoint's folder on the Hub"),
+    (
+        app,
+        "app",
+        "sam_hf.ui.app_command",
+        "Open the app in a browser: clicks, boxes, brush, text, everything, exports",
+    ),
+    (
+        app,
+        "convert",
+        "sam_hf.hub.convert_command",
+        "Convert a checkpoint: Meta's .pth, MobileSAM's, transformers' folder, ours",
+    ),
+    (app, "export", "sam_hf.hub.export_command", "Export a checkpoint: ONNX files, a program or a compiled package"),
+    (app, "replay", "sam_hf.inference.replay_command", "Do a prompt session of the page again on image files"),
+)
 
 
-@app.command("app", context_settings=PASS_ON)
-def open_app(context: typer.Context) -> None:
-    """Open the app in a browser: clicks, boxes, brush, text, everything, exports (--help lists the options)."""
-    from sam_hf.ui import app_command
+def _pass_on(group: typer.Typer, name: str, module: str, about: str) -> None:
+    """Makes a command that hands everything over to a module's `main`, which is imported only then."""
 
-    _run_recipe(app_command.main, context)
-
-
-@app.command(context_settings=PASS_ON)
-def convert(context: typer.Context) -> None:
-    """Convert a checkpoint: Meta's .pth, MobileSAM's, transformers' folder, ours (--help lists the options)."""
-    from sam_hf.hub import convert_command
-
-    _run_recipe(convert_command.main, context)
+    @group.command(name, context_settings=PASS_ON, help=f"{about} (--help lists the options).")
+    def run(context: typer.Context) -> None:
+        try:
+            raise typer.Exit(importlib.import_module(module).main(context.args) or 0)
+        except (OSError, ValueError, ImportError) as error:
+            raise UsageProblem(first_line(error)) from error
 
 
-@app.command(context_settings=PASS_ON)
-def export(context: typer.Context) -> None:
-    """Export a checkpoint: ONNX files, a program or a compiled package (--help lists the options)."""
-    from sam_hf.hub import export_command
-
-    _run_recipe(export_command.main, context)
-
-
-@app.command(context_settings=PASS_ON)
-def replay(context: typer.Context) -> None:
-    """Do a prompt session of the page again on image files (--help lists the options)."""
-    from sam_hf.inference import replay_command
-
-    _run_recipe(replay_command.main, context)
-
-
-def _run_recipe(run: Callable[[Sequence[str]], int | None], context: typer.Context) -> None:
-    try:
-        raise typer.Exit(run(context.args) or 0)
-    except (OSError, ValueError, ImportError) as error:
-        raise UsageProblem(first_line(error)) from error
+for entry in PASSED_ON:
+    _pass_on(*entry)
 
 
 def _prompts(
