@@ -83,9 +83,8 @@ def plan_target(target: Path, is_file: bool, overwrite: bool) -> None:
     if held and target.samefile(Path.cwd()):
         raise ValueError(f"target: {str(target)!r} is the working folder, and not empty: choose another name")
     ours = _converted_files()
-    if TRAINING in held and ORIGIN in read_json(
-        target / TRAINING
-    ):  # a training's own may be all there is of that training
+    # A training's own may be all there is of that training.
+    if TRAINING in held and ORIGIN in read_json(target / TRAINING):
         ours.add(TRAINING)
     foreign = [name for name in held if name not in ours and not SAFETENSORS.fullmatch(name)]
     if foreign:

@@ -79,6 +79,21 @@ def plain_by_command():
 
 
 @step
+def commands():
+    def push(*words):
+        return command("push", PLAIN, "org/commanded", "--token", "hf_writer", "--no-examples", *words)
+
+    found = {"dry run": push("--dry-run"), "repositories": list(control()["files"])}
+    found["private"] = push("--private", "--license", "mit")
+    found["branch"] = push("--revision", "next", "--message", "On a branch")
+    found["pull request"] = push("--create-pr")
+    found["pull request goes on"] = push("--revision", "refs/pr/1")
+    found["pull request on a branch"] = push("--create-pr", "--revision", "next")
+    found["without a token"] = command("push", PLAIN, "org/commanded")
+    return found
+
+
+@step
 def not_private_any_more():
     publish(PLAIN, "org/plain", private=True, examples=False, **WRITER)
 

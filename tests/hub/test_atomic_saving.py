@@ -266,7 +266,10 @@ def test_others_folders_and_links_stay(tmp_path):
 
 
 @pytest.mark.parametrize("linked", [True, False], ids=["links", "no links"])
-def test_a_failure_while_files_change_places(linked, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()], ids=["I/O", "Ctrl-C"]
+)
+def test_a_failure_while_files_change_places(error, linked, tmp_path, monkeypatch):
     """Whichever of the files cannot be put into place: the folder is wholly the old one."""
     old = {"config.json": b"old", "model.safetensors": b"old", "notes.txt": b"mine"}
     new = ["config.json", "code.py", "deep/file", "model-00001-of-00002.safetensors"]
@@ -284,7 +287,7 @@ def test_a_failure_while_files_change_places(linked, tmp_path, monkeypatch):
             nonlocal count
             count += 1
             if count - 1 == fails_at:
-                raise OSError(errno.EIO, "Input/output error")
+                raise error
             return real(source, target)
 
         with monkeypatch.context() as patch, saved_whole(folder) as part:
@@ -299,7 +302,7 @@ def test_a_failure_while_files_change_places(linked, tmp_path, monkeypatch):
             for name, content in before.items():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes(content)
-            with pytest.raises(OSError, match="untouched"):
+            with pytest.raises(type(error), match="untouched" if isinstance(error, OSError) else None):
                 save(folder, fails_at)
             assert _contents(folder) == before and not list(folder.glob(f"{PART}*"))
     save(folder, -1)

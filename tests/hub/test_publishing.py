@@ -59,6 +59,24 @@ def test_publishing_again_changes_nothing(owner):
     assert owner["text_again"] == owner["text"]["url"]
 
 
+def test_the_command_and_its_options(owner, hub):
+    ran = owner["commands"]
+    code, out, _ = ran["dry run"]
+    assert code == 0 and "org/commanded" not in ran["repositories"]
+    assert "model.safetensors\t" in out and "nothing was sent" in out
+    for name in ("private", "branch", "pull request", "pull request goes on"):
+        assert ran[name][0] == 0, ran[name]
+    assert f"-> {hub.url}/org/commanded/commit/" in ran["private"][1]
+    assert f"-> {hub.url}/org/commanded/discussions/1" in ran["pull request"][1]
+    repo = hub.repos["org/commanded"]
+    assert repo["private"] and set(repo["refs"]) == {"main", "next", "refs/pr/1"}
+    assert ModelCard(hub.files("org/commanded")["README.md"].decode()).data.license == "mit"
+    assert all("model.safetensors" in hub.files("org/commanded", ref) for ref in repo["refs"])
+    for name, words in (("pull request on a branch", "create_pr"), ("without a token", "hf auth login")):
+        code, out, err = ran[name]
+        assert code == 2 and words in err.splitlines()[-1] and "Traceback" not in err, ran[name]
+
+
 def test_branches_and_pull_requests_leave_main_alone(owner, hub):
     assert owner["pull_request"] == f"{hub.url}/org/plain/discussions/1"
     commits = hub.repos["org/plain"]["refs"]
