@@ -24,7 +24,9 @@ NOTE = (
 )
 SECONDS_OF_FILES = 2 * 3600
 CSS = """
-.gradio-container > main { padding: .75rem 1rem !important; } .gradio-container > main .column { gap: .75rem; }
+.gradio-container .main.fillable { padding: .75rem 1rem 0 !important; }
+.gradio-container .html-container:has(.sam) { padding: 0; }
+@media (max-width: 760px) { .gradio-container .main.fillable { padding: .25rem !important; } }
 .sam-header { display: flex; flex-wrap: wrap; align-items: baseline; gap: .25rem .6rem; padding: .1rem .2rem; }
 .sam-header h1 { font-size: 1.15rem; font-weight: 700; margin: 0; }
 .sam-header small { opacity: .65; }

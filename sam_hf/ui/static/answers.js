@@ -4,11 +4,12 @@
  * An answer is {candidates: [{score, share, path, logits, low, rle}], three}; `rle` is there where the server answered,
  * `logits` where the browser did.
  */
-import { maskPrompt, outlineOfLogits, outlineOfRle, pathOf, shareOfLogits } from "./mask_drawing.js";
+import { boundsOf, maskPrompt, outlineOfLogits, outlineOfRle, pathOf, shareOfLogits } from "./mask_drawing.js";
 import { decoderInput, offeredMasks, selectedMask, wantsThree } from "./prompts.js";
 import { area } from "./rle.js";
 
 const KEPT = 48;
+const SPECK = 32; // numbers of a line that is too short to be drawn where a mask is only hinted at
 
 export class Answers {
   constructor({ decoder, server, picture, checkpoint }) {
@@ -74,10 +75,10 @@ export class Answers {
     const image = { picture: this.picture.key };
     const answer = await this.server.call("/segment", { image, checkpoint: this.checkpoint, steps });
     const [height, width] = this.picture.frame.size;
-    const candidates = answer.masks.map(({ rle, score, area: pixels }) => ({
-      score, rle, share: pixels / (height * width), logits: null, path: lazily(() => outlineOfRle(rle)),
-    }));
-    return { candidates: candidates.map(withPath), three: candidates.length > 1 };
+    const candidates = answer.masks.map(({ rle, score, area: pixels }) =>
+      outlined({ score, rle, share: pixels / (height * width), logits: null }, () => outlineOfRle(rle)),
+    );
+    return { candidates, three: candidates.length > 1 };
   }
 
   /** The vector of a phrase, as the decoder takes it. */
@@ -101,23 +102,26 @@ export class Answers {
 /** Kept masks as candidates: what everything mode and phrases find. */
 export function candidateOfRle(rle, score) {
   const share = area(rle) / (rle.size[0] * rle.size[1]);
-  return withPath({ score, rle, share, logits: null, path: lazily(() => outlineOfRle(rle)) });
+  return outlined({ score, rle, share, logits: null }, () => outlineOfRle(rle));
 }
 
 function candidate(score, logits, low, frame) {
-  const path = lazily(() => outlineOfLogits(logits, low, frame));
-  return withPath({ score, logits, low, rle: null, share: shareOfLogits(logits, low, frame), path });
+  const share = shareOfLogits(logits, low, frame);
+  return outlined({ score, logits, low, rle: null, share }, () => outlineOfLogits(logits, low, frame));
 }
 
-/** An outline is found when it is first drawn: of three masks often one is looked at. */
-function lazily(outline) {
-  let path = null;
-  return () => (path ??= pathOf(outline()));
-}
-
-function withPath(values) {
-  const { path } = values;
-  return Object.defineProperty(values, "path", { get: path });
+/** Adds `path`, `calm` (the path without specks) and `bounds`, found when they are first drawn: of three masks often one is looked at. */
+function outlined(values, outline) {
+  let found = null;
+  const find = () => {
+    if (!found) {
+      const lines = outline();
+      found = { path: pathOf(lines), calm: pathOf(lines.filter((line) => line.length > SPECK)), bounds: boundsOf(lines) };
+    }
+    return found;
+  };
+  const names = ["path", "calm", "bounds"];
+  return Object.defineProperties(values, Object.fromEntries(names.map((name) => [name, { get: () => find()[name] }])));
 }
 
 /** Which of the last step's masks is chosen makes no other answer, unless it makes the step ambiguous. */

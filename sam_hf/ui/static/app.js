@@ -12,6 +12,7 @@ import { maskSentence, percent } from "./speech.js";
 import * as state from "./state.js";
 
 const MARKER = 12; // stage pixels around a marker that belong to it
+const MAKING = "#1e7bff"; // the mask that is being made, and the one under the mouse
 const SMALLEST_BOX = 3; // stage pixels
 
 export class App {
@@ -440,7 +441,7 @@ export class App {
       chosen,
       others: this.answer?.candidates.filter((candidate) => candidate !== chosen) ?? [],
       glance: this.glanced,
-      color: editing?.color ?? state.nextColor(document.objects),
+      color: editing?.color ?? MAKING,
       step: document.steps.at(-1),
       box: this.box,
       crosshair: this.crosshair,

@@ -238,3 +238,17 @@ export function pathOf(lines) {
   }
   return path;
 }
+
+/** [left, top, right, bottom] of lines; null where there are none. */
+export function boundsOf(lines) {
+  const bounds = [Infinity, Infinity, -Infinity, -Infinity];
+  for (const line of lines) {
+    for (let place = 0; place < line.length; place += 2) {
+      bounds[0] = Math.min(bounds[0], line[place]);
+      bounds[1] = Math.min(bounds[1], line[place + 1]);
+      bounds[2] = Math.max(bounds[2], line[place]);
+      bounds[3] = Math.max(bounds[3], line[place + 1]);
+    }
+  }
+  return lines.length ? bounds : null;
+}

@@ -57,7 +57,8 @@ export class Panel {
       const words = app.isAsking ? "Decoding…" : app.isReady ? "Point at something in the picture." : "";
       box.replaceChildren(make("p", { textContent: words }));
     } else {
-      const chips = answer.candidates.map((candidate, index) => this.chip(candidate, index));
+      const part = partOf(answer.candidates, app.stage.size);
+      const chips = answer.candidates.map((candidate, index) => this.chip(candidate, index, part));
       box.replaceChildren(...chips);
       if (hadFocus) chips[app.selected].focus();
     }
@@ -65,10 +66,10 @@ export class Panel {
     this.part("app").querySelector("[data-action=clear]").disabled = !app.document.steps.length && !app.document.editing;
   }
 
-  chip(candidate, index) {
+  chip(candidate, index, part) {
     const { app } = this;
     const thumb = make("canvas", { width: 160, height: 96, "aria-hidden": "true" });
-    drawThumb(thumb, app.stage, candidate.path);
+    drawThumb(thumb, app.stage, candidate.path, part);
     const score = make("span", {}, candidate.score.toFixed(2), make("i", { textContent: percent(candidate.share) }));
     const words = `Mask ${index + 1}, score ${candidate.score.toFixed(2)}, ${percent(candidate.share)} of the picture`;
     const pressed = String(index === app.selected);
@@ -171,19 +172,31 @@ export class Panel {
   }
 }
 
-/** The picture, dimmed, and a mask of it, small. */
-function drawThumb(canvas, stage, path) {
+/** The part of the picture that the masks on offer are in, dimmed, and one of them. */
+function drawThumb(canvas, stage, path, part) {
+  if (!stage.bitmap) return;
   const context = canvas.getContext("2d");
   const [height, width] = stage.size;
-  const scale = Math.min(canvas.width / width, canvas.height / height);
-  context.setTransform(scale, 0, 0, scale, (canvas.width - width * scale) / 2, (canvas.height - height * scale) / 2);
+  const [left, top, right, bottom] = part;
+  const scale = Math.min(canvas.width / (right - left), canvas.height / (bottom - top));
+  const [x, y] = [(canvas.width - (right + left) * scale) / 2, (canvas.height - (bottom + top) * scale) / 2];
+  context.setTransform(scale, 0, 0, scale, x, y);
   context.beginPath();
   context.rect(0, 0, width, height);
   context.clip();
-  if (!stage.bitmap) return;
-  context.globalAlpha = 0.35;
+  context.globalAlpha = 0.3;
   context.drawImage(stage.bitmap, 0, 0, width, height);
   context.globalAlpha = 1;
   context.clip(path, "evenodd");
   context.drawImage(stage.bitmap, 0, 0, width, height);
+}
+
+/** What all masks on offer lie in, with a margin, inside the picture. */
+function partOf(candidates, [height, width]) {
+  const bounds = candidates.map((candidate) => candidate.bounds).filter(Boolean);
+  if (!bounds.length) return [0, 0, width, height];
+  const margin = Math.max(...bounds.map(([left, top, right, bottom]) => Math.max(right - left, bottom - top))) / 8 + 4;
+  const least = (index) => Math.max(0, Math.min(...bounds.map((one) => one[index])) - margin);
+  const most = (index, limit) => Math.min(limit, Math.max(...bounds.map((one) => one[index])) + margin);
+  return [least(0), least(1), most(2, width), most(3, height)];
 }

@@ -202,7 +202,7 @@ export class Stage {
       this.fillMask(context, found.path, found.color, isHovered ? 0.65 : 0.38);
       this.outline(context, found.path, isHovered ? { width: 2 } : { inner: found.color, width: 1 });
     }
-    for (const other of scene.others ?? []) this.outline(context, other.path, { dashed: true, width: 1.25 });
+    for (const other of scene.others ?? []) this.outline(context, other.calm, { dashed: true, width: 1.25 });
     if (scene.chosen) {
       this.fillMask(context, scene.chosen.path, scene.color, scene.cutout ? 0 : 0.45);
       this.outline(context, scene.chosen.path, { width: 2 });
