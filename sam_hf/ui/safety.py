@@ -171,6 +171,11 @@ async def no_such_endpoint(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": "there is no such endpoint"}, 404)
 
 
+async def other_arguments(request: Request, error: Exception) -> JSONResponse:
+    """Answers a call with arguments that the endpoint does not have."""
+    return JSONResponse({"detail": "the endpoint has other arguments; /gradio_api/openapi.json lists them"}, 422)
+
+
 async def refuse(send: Send, status: int, sentence: str) -> None:
     """Answers with a status and a sentence, as FastAPI's errors look."""
     body = json.dumps({"detail": sentence}).encode()
@@ -225,7 +230,11 @@ def launch_options(host: str, port: int | None, static: str, allowed: Iterable[s
         "mcp_server": False,
         "app_kwargs": {
             "middleware": middleware(host, static, allowed),
-            "exception_handlers": {FnIndexInferError: no_such_endpoint, KeyError: no_such_endpoint},
+            "exception_handlers": {
+                FnIndexInferError: no_such_endpoint,
+                KeyError: no_such_endpoint,
+                TypeError: other_arguments,
+            },
         },
         **more,
     }
