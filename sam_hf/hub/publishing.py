@@ -30,7 +30,6 @@ from sam_hf.model.checkpoint_files import (
     CARD,
     CLIP_CONFIG,
     CLIP_FOLDER,
-    CLIP_TOKENIZER,
     CLIP_WEIGHTS,
     CONFIG,
     PROCESSOR_FILES,
@@ -40,6 +39,7 @@ from sam_hf.model.checkpoint_files import (
     WEIGHTS_INDEX,
 )
 from sam_hf.model.checkpoint_names import EMBEDDED_FOLDER, EMBEDDED_NAME, resolve
+from sam_hf.model.clip_beside import check_clip
 from sam_hf.model.clip_loading import EMBEDDED_CLIP
 from sam_hf.model.configuration_sam import SamConfig
 from sam_hf.model.hub_access import read_token
@@ -53,7 +53,7 @@ PUBLISHED = (
     *(CARD, "LICENSE*", "NOTICE*", TRAINING, "evaluation.json", "evaluation_text.json", CALIBRATION),
     *("examples/*.png", "examples/*.jpg", "examples/*.json"),
     *("onnx/*.onnx", "onnx/*.onnx_data", "onnx/*.onnx.data", "onnx/*.json", "*.onnx", "*.onnx_data", "*.onnx.data"),
-    *(f"{CLIP_FOLDER}/{name}" for name in (CLIP_CONFIG, CLIP_WEIGHTS, *CLIP_TOKENIZER, CARD, "LICENSE*")),
+    *(f"{CLIP_FOLDER}/{name}" for name in (CLIP_CONFIG, CLIP_WEIGHTS, CARD, "LICENSE*")),
 )
 
 
@@ -179,12 +179,8 @@ def _folder_of(source: Any, processor: SamProcessor | None, temporary: Path) -> 
             f"source: {str(folder)!r} has both {WEIGHTS} and {WEIGHTS_INDEX}; readers take the first: delete the "
             "one that is out of date"
         )
-    clip = folder / CLIP_FOLDER
-    if (clip / CLIP_CONFIG).exists() and not (clip / CLIP_WEIGHTS).exists():
-        raise ValueError(
-            f"source: the CLIP in {str(clip)!r} has no {CLIP_WEIGHTS}, without which nobody can load it: add it, or "
-            "move the folder elsewhere"
-        )
+    if (folder / CLIP_FOLDER / CLIP_CONFIG).exists():
+        check_clip(folder / CLIP_FOLDER)  # what nobody could load stays here
     return folder
 
 

@@ -19,8 +19,6 @@ CALIBRATION = "text_calibration.json"  # when a phrase is absent
 CARD = "README.md"
 # A CLIP that belongs to the checkpoint: a folder in open_clip's form.
 CLIP_FOLDER, CLIP_CONFIG, CLIP_WEIGHTS = "clip", "open_clip_config.json", "open_clip_model.safetensors"
-# What a tokenizer of transformers consists of, where the CLIP has one instead of open_clip's own.
-CLIP_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
 
 
 def read_json(path: Path) -> dict[str, Any]:

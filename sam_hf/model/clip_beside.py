@@ -6,17 +6,20 @@ embedded checkpoint's CLIP lies where the package keeps it, and has a name: "tin
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 from transformers.utils import cached_file
 
-from .checkpoint_files import CLIP_CONFIG, CLIP_FOLDER, CLIP_TOKENIZER, CLIP_WEIGHTS, read_json
+from .checkpoint_files import CLIP_CONFIG, CLIP_FOLDER, CLIP_WEIGHTS, read_json
 from .checkpoint_names import EMBEDDED_FOLDER, EMBEDDED_NAME
 from .clip_loading import EMBEDDED_CLIP
 from .hub_access import fetched_by, scrubbed
 
+# open_clip's names of options that name a repository, or what its loader is told.
+FOREIGN = ("hf_", "timm_", "tokenizer_kwargs", "pretrained")
 QUIET = {"_raise_exceptions_for_gated_repo": False, "_raise_exceptions_for_missing_entries": False}
 
 
@@ -37,25 +40,51 @@ def clip_beside(model: nn.Module) -> str | None:
 
     Raises:
         OSError: There is one, and its weights cannot be fetched.
+        ValueError: See `check_clip`.
     """
     if not has_clip_beside(model):
         return None
     source, options = _source(model)
     if source == str(EMBEDDED_FOLDER):
         return EMBEDDED_NAME
-    config = Path(_file(source, CLIP_CONFIG, options))
+    folder = Path(_file(source, CLIP_CONFIG, options)).parent
     try:
         _file(source, CLIP_WEIGHTS, options)
-        if "hf_tokenizer_name" in (read_json(config).get("model_cfg", {}).get("text_cfg") or {}):
-            for name in CLIP_TOKENIZER:
-                _file(source, name, options | QUIET)
     except OSError as error:
         reason = scrubbed(str(error).strip().split("\n")[0], options.get("token"))
         raise OSError(
             f"the CLIP of {source!r} cannot be loaded: {reason}; give another one as `clip`, or ask for the grounding "
             '"learned", which needs none'
         ) from error
-    return str(config.parent)
+    check_clip(folder)
+    return str(folder)
+
+
+def check_clip(folder: Path) -> None:
+    """Refuse a CLIP that nobody should load without having asked for it by name.
+
+    Raises:
+        ValueError: Its towers or its tokenizer come from another repository, whose code open_clip might run, or its
+            weights are no safetensors.
+    """
+    if not (folder / CLIP_WEIGHTS).is_file():
+        raise ValueError(
+            f"the CLIP in {str(folder)!r} has no {CLIP_WEIGHTS}; others, which may be pickles, are not read from "
+            "beside a checkpoint"
+        )
+    foreign = sorted(key for key in _keys(read_json(folder / CLIP_CONFIG)) if key.startswith(FOREIGN))
+    if foreign:
+        raise ValueError(
+            f"{CLIP_CONFIG} in {str(folder)!r} has the entries {foreign}, which lead to other repositories and their "
+            "code: only CLIPs of open_clip's own parts are loaded from beside a checkpoint; name this one as `clip`, "
+            "if you trust its author"
+        )
+
+
+def _keys(part: Any) -> Iterator[str]:
+    for key, value in part.items() if isinstance(part, dict) else ():
+        yield key
+        yield from _keys(value)
 
 
 def _source(model: nn.Module) -> tuple[str, dict[str, Any]]:

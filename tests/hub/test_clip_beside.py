@@ -1,12 +1,17 @@
 """A checkpoint keeps its CLIP on the way to the Hub and back: "auto" is judged by it, and calibrated with it."""
 
 import copy
+import json
 import pickle
+import shutil
+from pathlib import Path
 
 import pytest
 
 import sam_hf
+from sam_hf.hub.publishing import publish
 from sam_hf.model.clip_beside import clip_beside, has_clip_beside
+from sam_hf.model.clip_loading import EMBEDDED_CLIP
 from sam_hf.model.hub_access import fetched_by
 
 pytestmark = pytest.mark.xdist_group("hub")  # one stand-in, and one run of each of its clients
@@ -61,6 +66,36 @@ def test_no_clip_beside_is_no_clip(plain_checkpoint, text_checkpoint, tmp_path):
     assert clip_beside(sam_hf.SamModel(model.config)) is None
     with pytest.raises(ValueError, match="give a CLIP"):
         sam_hf.SamTextSegmenter.from_pretrained(plain_checkpoint, device="cpu").grounding("auto")
+
+
+@pytest.mark.parametrize(
+    ("part", "entry"),
+    [
+        ("text_cfg", {"hf_model_name": "evil/repo"}),
+        ("text_cfg", {"hf_tokenizer_name": "evil/repo", "tokenizer_kwargs": {"trust_remote_code": True}}),
+        ("vision_cfg", {"timm_model_name": "hf-hub:evil/repo"}),
+    ],
+)
+def test_one_that_leads_to_others_code_is_not_loaded_unasked(part, entry, text_checkpoint, tmp_path):
+    folder = Path(shutil.copytree(text_checkpoint, tmp_path / "checkpoint"))
+    shutil.copytree(EMBEDDED_CLIP, folder / "clip")
+    assert clip_beside(sam_hf.SamModel.from_pretrained(folder)) == str(folder / "clip")
+    config = json.loads((folder / "clip" / "open_clip_config.json").read_text())
+    config["model_cfg"][part] |= entry
+    (folder / "clip" / "open_clip_config.json").write_text(json.dumps(config))
+    segmenter = sam_hf.SamTextSegmenter.from_pretrained(folder, device="cpu")
+    for ask in (lambda: segmenter.grounding("auto"), lambda: publish(folder, "org/name", dry_run=True)):
+        with pytest.raises(ValueError, match=f"{min(entry)}.*other repositories"):
+            ask()
+    assert segmenter.grounding("learned").clip is None
+
+
+def test_pickles_beside_a_checkpoint_are_not_read(text_checkpoint, tmp_path):
+    folder = Path(shutil.copytree(text_checkpoint, tmp_path / "checkpoint"))
+    shutil.copytree(EMBEDDED_CLIP, folder / "clip")
+    (folder / "clip" / "open_clip_model.safetensors").rename(folder / "clip" / "open_clip_pytorch_model.bin")
+    with pytest.raises(ValueError, match="has no open_clip_model.safetensors"):
+        clip_beside(sam_hf.SamModel.from_pretrained(folder))
 
 
 def test_a_model_carries_no_token(text_checkpoint):
