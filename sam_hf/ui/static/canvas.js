@@ -24,6 +24,7 @@ export async function mount(element, props, bridge) {
   const page = new Page(element, props, bridge);
   element.querySelector("[data-part=start]").hidden = true;
   page.part("app").hidden = false;
+  page.part("app").page = page; // for the console, tests and benchmarks
   page.begin();
   return page;
 }

@@ -1,0 +1,128 @@
+// The document, its history, and who answers first.
+import assert from "node:assert/strict";
+import test from "node:test";
+import { Decoder } from "../../../sam_hf/ui/static/decoder.js";
+import { NOTHING } from "../../../sam_hf/ui/static/prompts.js";
+import * as state from "../../../sam_hf/ui/static/state.js";
+
+const RLE = { size: [2, 2], counts: "112" };
+const step = (x) => ({ ...NOTHING, points: [[x, x]], labels: [1] });
+const kept = (count) => {
+  let document = state.EMPTY;
+  for (let index = 0; index < count; index++) document = state.keep(state.addStep(document, step(index)), { rle: RLE, score: 0.9 });
+  return document;
+};
+
+test("undo and redo go through all that was done, and a new act forgets what was undone", () => {
+  let history = state.begin();
+  for (const x of [1, 2, 3]) history = state.change(history, state.addStep(history.present, step(x)));
+  history = state.change(history, state.keep(history.present, { rle: RLE, score: 0.5 }));
+  history = state.undo(state.undo(history));
+  assert.deepEqual([history.present.steps.length, history.present.objects.length], [2, 0]);
+  assert.equal(state.redo(state.redo(history)).present.objects.length, 1);
+  history = state.change(history, state.clear(history.present));
+  assert.equal(history.future.length, 0);
+  assert.equal(state.undo(history).present.steps.length, 2);
+  assert.equal(state.undo(state.begin()).present, state.EMPTY);
+});
+
+test("documents are never changed", () => {
+  const before = kept(2);
+  const copy = structuredClone(before);
+  const { id } = before.objects[0];
+  for (const act of [
+    (one) => state.updateObject(one, id, { name: "x" }), (one) => state.removeObject(one, id), (one) => state.reopen(one, id, NOTHING),
+    (one) => state.addStep(one, step(9)), (one) => state.chooseMask(state.addStep(one, step(9)), 2), (one) => state.keepAll(one, [{ rle: RLE }]),
+  ]) act(before);
+  assert.deepEqual(before, copy);
+});
+
+test("kept objects have names and colours of their own, and keep their steps", () => {
+  const { objects } = kept(9);
+  assert.equal(new Set(objects.map(({ name }) => name)).size, 9);
+  assert.equal(new Set(objects.slice(0, state.COLORS.length).map(({ color }) => color)).size, state.COLORS.length);
+  assert.deepEqual(objects[3].steps, [step(3)]);
+  const found = state.keepAll(state.EMPTY, [{ rle: RLE, name: "a cup" }, { rle: RLE, name: "a cup" }]).objects;
+  assert.deepEqual(found.map(({ name, steps }) => [name, steps.length]), [["a cup", 0], ["a cup 2", 0]]);
+});
+
+test("an object that is opened again is replaced, not doubled", () => {
+  const document = kept(2);
+  const [first] = document.objects;
+  const open = state.reopen(document, first.id, NOTHING);
+  assert.deepEqual([open.steps, open.editing], [first.steps, first.id]);
+  const again = state.keep(state.addStep(open, step(7)), { rle: { size: [2, 2], counts: "04" }, score: 0.7 });
+  assert.deepEqual([again.objects.length, again.objects[0].name, again.objects[0].steps.length], [2, first.name, 2]);
+  assert.equal(state.removeObject(open, first.id).editing, null);
+});
+
+test("a found mask without steps opens as a painting", () => {
+  const document = state.keepAll(state.EMPTY, [{ rle: RLE, name: "a cup" }]);
+  assert.deepEqual(state.reopen(document, document.objects[0].id, NOTHING).steps, [{ ...NOTHING, brush: RLE }]);
+});
+
+test("a late answer about an object reaches every moment of its history, unless it has changed since", () => {
+  let history = state.change(state.begin(), kept(1));
+  const [object] = history.present.objects;
+  history = state.change(history, state.updateObject(history.present, object.id, { name: "cup" }));
+  const better = { size: [2, 2], counts: "04" };
+  const amended = state.amendEverywhere(history, object.id, object.rle, { rle: better });
+  assert.deepEqual([amended.present.objects[0].rle, amended.present.objects[0].name, amended.past[1].objects[0].rle], [better, "cup", better]);
+  assert.equal(state.amendEverywhere(history, object.id, better, { rle: null }).present.objects[0].rle, object.rle);
+});
+
+test("a session is opened as it was written; others are refused with a sentence", () => {
+  const document = kept(3);
+  const session = JSON.parse(JSON.stringify(state.sessionOf(document, { name: "a.png", size: [2, 2], sha256: null }, "tiny")));
+  const opened = state.documentOf(session, [2, 2]);
+  const plain = ({ objects }) => objects.map(({ id, score, ...rest }) => rest);
+  assert.deepEqual(plain(opened), plain(document));
+  assert.throws(() => state.documentOf({}, [2, 2]), /no session/);
+  assert.throws(() => state.documentOf({ ...session, version: 2 }, [2, 2]), /newer/);
+  assert.throws(() => state.documentOf(session, [3, 2]), /belongs to a picture of 2 × 2/);
+});
+
+/** A thread that answers when it is told to. */
+class SlowWorker {
+  constructor() {
+    this.asked = [];
+  }
+  postMessage(message) {
+    this.asked.push(message);
+  }
+  terminate() {}
+  answer(values = {}) {
+    this.onmessage({ data: { id: this.asked.at(-1).id, ...values } });
+  }
+}
+
+test("one request is in flight; of glances the newest is asked, the others are told so", async () => {
+  const worker = new SlowWorker();
+  const decoder = new Decoder(() => worker);
+  const glances = [1, 2, 3, 4].map((at) => decoder.glance({ at }));
+  assert.deepEqual(worker.asked.map(({ at }) => at), [1]);
+  assert.deepEqual(await Promise.all(glances.slice(1, 3)), [null, null]);
+  const click = decoder.decode({ at: "click" });
+  worker.answer({ value: 1 });
+  assert.equal((await glances[0]).value, 1);
+  assert.equal(worker.asked.at(-1).at, "click"); // clicks come before glances
+  worker.answer({ value: 2 });
+  assert.equal((await click).value, 2);
+  assert.equal(worker.asked.at(-1).at, 4);
+  worker.answer();
+  await glances[3];
+  assert.equal(worker.asked.length, 3);
+});
+
+test("an error is told to who asked, and the next is answered all the same", async () => {
+  const worker = new SlowWorker();
+  const decoder = new Decoder(() => worker);
+  const [first, second] = [decoder.decode({}), decoder.decode({})];
+  worker.answer({ error: "no" });
+  await assert.rejects(first, /no/);
+  worker.answer({ value: 5 });
+  assert.equal((await second).value, 5);
+  const third = decoder.decode({});
+  decoder.close("gone");
+  await assert.rejects(third, /gone/);
+});
