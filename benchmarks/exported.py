@@ -197,9 +197,12 @@ def in_words(same: list[float], true: list[float]) -> str:
     return f"IoU {np.mean(same):.4f} with float32, {np.mean(true):.4f} with the truth"
 
 
-def decoder(folder: Path, part: str, dtype: str, threads: int, model: SamModel):
-    """decode(click): best masks by the decoder in one piece, by the split one, or by its click part alone."""
-    running = session(_path(folder, part if part == DECODERS[0] else "decoder_per_click", dtype), threads)
+def decoder(folder: Path, part: str, dtype: str, threads: int, model: SamModel, running: Any = None):
+    """decode(click): best masks by the decoder in one piece, by the split one, or by its click part alone.
+
+    `running` may be another session for the file that has the click.
+    """
+    running = running or session(_path(folder, part if part == DECODERS[0] else "decoder_per_click", dtype), threads)
 
     def labels_of(points):
         return np.ones(points.shape[:-1], np.int64)

@@ -8,8 +8,8 @@ and no operations of its own, takes and gives float32 and int64, and describes i
 look for it. float16 is the network in half precision between float32 ends, with two exceptions: decoder_per_image_fp16
 takes its embedding as float16, the way a server sends it; and text_encoder_fp16 has its weights in float16 and
 calculates in float32, because onnxruntime 1.31 crashes while it rearranges a text tower in half precision. int8 are
-the weights of products, one scale per column; activations become int8 while it runs ("dynamic"), so that no pictures
-are needed to calibrate.
+the weights of products, one scale per column, within 7 bits, so that processors without VNNI give the same masks;
+activations become int8 while it runs ("dynamic"), so that no pictures are needed to calibrate.
 
 Source: file names and suffixes are those of transformers.js; Meta's decoder is `SamOnnxModel` of segment-anything.
 """

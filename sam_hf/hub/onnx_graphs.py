@@ -180,7 +180,7 @@ def save(graph: Any, path: Path, largest: int) -> list[Path]:
     return [beside, path] if external else [path]
 
 
-def quantize(source: Path, path: Path, largest: int, gather: bool) -> list[Path]:
+def quantize(source: Path, path: Path, largest: int, gather: bool, reduce_range: bool = True) -> list[Path]:
     """Weights of products to int8, one scale per column.
 
     Convolutions stay: they hold little, and browsers have no integer ones.
@@ -190,6 +190,9 @@ def quantize(source: Path, path: Path, largest: int, gather: bool) -> list[Path]
         path: Where to.
         largest: See `save`.
         gather: Also tables that rows are taken from, such as a text tower's tokens.
+        reduce_range: Use 7 of the 8 bits. Processors of x86 without VNNI add pairs of products in 16 bits, and clip:
+            with 8 bits such a sum may overflow, with 7 it always fits (255 * 64 * 2 < 2**15), so that one file gives
+            the same masks everywhere. What it costs and saves is in docs/export.md.
 
     Returns:
         As `save`.
@@ -213,6 +216,7 @@ def quantize(source: Path, path: Path, largest: int, gather: bool) -> list[Path]
         path,
         op_types_to_quantize=["MatMul", "Gather"] if gather else ["MatMul"],
         per_channel=True,
+        reduce_range=reduce_range,
         weight_type=QuantType.QInt8,
         use_external_data_format=external,
         nodes_to_exclude=[*stay, *(f"{name}_MatMul" for name in stay)],  # what a Gemm becomes beforehand

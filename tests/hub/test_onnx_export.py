@@ -267,6 +267,28 @@ def test_large_models_have_their_weights_beside(per_image, tmp_path):
     assert [value.name for value in session(path).get_inputs()] == list(PerImage.inputs)
 
 
+def test_int8_overflows_nowhere(tmp_path):
+    """The worst pair of products of an unsigned activation and a weight fits into 16 bits, which some processors add
+    in; and with them, the product is what it should be."""
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(64, 32)).astype(np.float32)
+    weight[:2] = 4.0  # neighbours that are the largest of every column
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 18]> g (float[N,64] x) => (float[N,32] y) { y = MatMul(x, weight) }'
+    )
+    model.graph.node[0].name = "product"
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "weight"))
+    onnx.save(model, tmp_path / "float.onnx")
+    (path,) = onnx_graphs.quantize(tmp_path / "float.onnx", tmp_path / "int8.onnx", onnx_export.LARGEST_FILE, False)
+    stored = [onnx.numpy_helper.to_array(one) for one in onnx.load(path).graph.initializer]
+    (eight,) = [values for values in stored if values.dtype == np.int8 and values.size == weight.size]
+    sums = eight[:-1].astype(int) + eight[1:]  # of the weights of two neighbours, beside the largest activation
+    assert 100 < np.abs(sums).max() and 255 * np.abs(sums).max() < 2**15
+    asked = rng.normal(size=(5, 64)).astype(np.float32)
+    got = session(path).run(None, {"x": asked})[0]
+    np.testing.assert_allclose(got, asked @ weight, atol=0.03 * np.abs(asked @ weight).max())
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
