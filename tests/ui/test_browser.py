@@ -1,0 +1,489 @@
+"""The page in a real browser: what a person does, on the embedded checkpoint. Screenshots stay in the test's folder."""
+
+import io
+import json
+import os
+import shutil
+import zipfile
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright, see the extra `test`")
+if CHROMIUM is None:
+    pytest.skip("no Chromium on this machine", allow_module_level=True)
+
+pytestmark = pytest.mark.xdist_group("browser")
+WAIT = 120_000  # milliseconds; the machine may be busy
+
+
+class Screen:
+    """A page and what a person does to it; places are original pixels."""
+
+    def __init__(self, page):
+        self.page = page
+        self.errors = []
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def app(self, expression, argument=None):
+        """A JavaScript expression on `app` (app.js)."""
+        code = f"(argument) => {{ const page = document.querySelector('.sam').page, app = page.app; return {expression}; }}"
+        return self.page.evaluate(code, argument)
+
+    def until(self, expression):
+        code = f"() => {{ const page = document.querySelector('.sam')?.page, app = page?.app; return app && ({expression}); }}"
+        self.page.wait_for_function(code, timeout=WAIT)
+
+    def wait_ready(self):
+        self.until("app.isReady && app.answers.decoder")
+
+    def settled(self):
+        self.until("!app.isAsking && !app.strokes.length && !page.isStale")
+
+    def place(self, x, y):
+        code = "(() => { const box = page.stage.overlay.getBoundingClientRect(); const [x, y] = page.stage.onStage(argument); return [box.left + x, box.top + y]; })()"
+        return self.app(code, [x, y])
+
+    def click(self, x, y, **how):
+        self.page.mouse.click(*self.place(x, y), **how)
+        self.settled()
+
+    def drag(self, *places):
+        self.page.mouse.move(*self.place(*places[0]))
+        self.page.mouse.down()
+        for place in places[1:]:
+            self.page.mouse.move(*self.place(*place), steps=4)
+        self.page.mouse.up()
+        self.settled()
+
+    def press(self, *keys):
+        self.page.focus("[data-part=overlay]")
+        for key in keys:
+            self.page.keyboard.press(key)
+        self.settled()
+
+    def steps(self):
+        return self.app("app.document.steps")
+
+    def objects(self):
+        return self.app("app.document.objects")
+
+    def mask(self):
+        """The mask that is chosen, as this browser would keep it."""
+        return self.app("app.answers.rle(app.chosen)")
+
+    def open(self, content, name="picture.png", mime="image/png"):
+        self.page.set_input_files("[data-part=file]", {"name": name, "mimeType": mime, "buffer": content})
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def look(tmp_path_factory):
+    """Saves a screenshot, in $SAM_HF_SCREENSHOTS if that is set."""
+    folder = os.environ.get("SAM_HF_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots")
+    return lambda screen, name, **how: screen.page.screenshot(path=f"{folder}/{name}.png", **how)
+
+
+@pytest.fixture
+def enter(browser, address):
+    """Opens the app in a new window and waits until masks are decoded there."""
+    contexts = []
+
+    def run(path="", ready=True, script=None, **how):
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, "accept_downloads": True, **how})
+        contexts.append(context)
+        page = context.new_page()
+        if script:
+            page.add_init_script(script)
+        screen = Screen(page)
+        page.goto(address + path)
+        if ready:
+            screen.wait_ready()
+        return screen
+
+    yield run
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture
+def screen(enter):
+    """The app with the picture that opens by itself."""
+    found = enter()
+    yield found
+    assert not found.errors
+
+
+def thing(screen):
+    """A place in the first example on which there is something."""
+    return 295, 330
+
+
+def test_hovering_shows_a_mask_that_the_server_was_not_asked_for(screen, look):
+    asked = []
+    screen.page.on("request", lambda request: asked.append(request.url) if "/queue/join" in request.url else None)
+    screen.page.mouse.move(*screen.place(*thing(screen)))
+    screen.until("app.glanced")
+    look(screen, "hover")
+    assert screen.app("app.glanced.share") > 0.001
+    screen.page.mouse.move(2, 2)
+    screen.until("!app.glanced")
+    assert not asked
+
+
+def test_clicks_are_added_removed_undone_and_done_again(screen, look):
+    screen.click(*thing(screen))
+    assert screen.app("app.answer.candidates.length") == 3
+    assert screen.page.locator("[data-part=chips] button").count() == 3
+    look(screen, "click")
+    screen.click(100, 100, button="right")
+    (first, second) = screen.steps()
+    assert (second["labels"], second["previous"], first["previous"]) == ([1, 0], True, False)
+    assert screen.app("app.answer.candidates.length") == 1
+    screen.press("Control+z")
+    assert len(screen.steps()) == 1
+    screen.press("Control+Shift+Z")
+    assert len(screen.steps()) == 2
+    screen.press("Backspace")
+    assert len(screen.steps()) == 1
+    screen.click(*thing(screen))  # on the marker: the prompt is taken back
+    assert screen.steps() == []
+    screen.page.keyboard.down("Shift")
+    screen.click(*thing(screen))
+    screen.page.keyboard.up("Shift")
+    assert screen.steps()[0]["labels"] == [0]
+    screen.press("Escape")
+    assert screen.steps() == []
+
+
+@pytest.mark.parametrize("prompt", ["point", "second point", "box", "brush", "text and point", "third mask"])
+def test_masks_are_those_of_the_server(screen, call, overlap, prompt):
+    from sam_hf.masks import rle
+
+    x, y = thing(screen)
+    if prompt == "box":
+        screen.drag((x - 80, y - 70), (x + 80, y + 80))
+        assert screen.steps()[0]["box"] is not None
+    elif prompt == "brush":
+        screen.press("3")
+        screen.drag((x - 30, y), (x, y + 20), (x + 20, y - 20))
+        assert screen.steps()[0]["brush"]["size"] == [640, 640]
+    elif prompt == "text and point":
+        screen.press("4")
+        screen.page.fill("[data-part=phrase]", "a handbag")
+        screen.page.click("[data-action=describe]")
+        screen.until("app.answer")
+        screen.page.click("[data-tool=point]")
+        screen.click(x, y)
+        assert [step["text"] for step in screen.steps()] == ["a handbag"] * 2
+    else:
+        screen.click(x, y)
+    if prompt == "second point":
+        screen.click(x + 30, y + 30)
+    if prompt == "third mask":
+        screen.press("]")
+        screen.press("]")
+    steps = screen.steps()
+    if prompt == "third mask":
+        steps[-1]["selected"] = screen.app("app.selected")
+    there = call("segment", image={"picture": screen.app("app.answers.picture.key")}, checkpoint="tiny", steps=steps)
+    chosen = there["masks"][there["selected"]]
+    assert overlap(rle.decode(screen.mask()), rle.decode(chosen["rle"])) >= 0.99
+    assert screen.app("app.chosen.score") == pytest.approx(chosen["score"], abs=0.01)
+    assert screen.app("app.chosen.share") == pytest.approx(chosen["area"] / 640**2, abs=0.004)
+
+
+def test_the_three_masks_are_gone_through(screen):
+    screen.click(*thing(screen))
+    first = screen.app("app.selected")
+    screen.press("]")
+    assert screen.app("app.selected") == (first + 1) % 3
+    said = "() => /mask \\d of 3, score \\d\\.\\d\\d, [\\d.]+ % of image/.test(document.querySelector('[data-part=status]').textContent)"
+    screen.page.wait_for_function(said)
+    screen.page.keyboard.down("Alt")
+    screen.page.mouse.move(*screen.place(*thing(screen)))
+    screen.page.mouse.wheel(0, -100)
+    screen.page.keyboard.up("Alt")
+    screen.until(f"app.selected === {first}")
+    screen.page.locator("[data-part=chips] button").nth(2).click()
+    assert screen.app("app.selected") == 2
+
+
+def test_objects_are_kept_named_refined_hidden_edited_and_deleted(screen, look):
+    screen.click(*thing(screen))
+    screen.press("c")
+    screen.until("app.document.objects.length === 1")
+    name = screen.page.locator(".sam-name")
+    name.fill("<img src=x onerror=alert(1)>")
+    name.press("Enter")
+    assert screen.objects()[0]["name"] == "<img src=x onerror=alert(1)>"
+    assert screen.page.locator(".sam-objects img").count() == 0
+    slider = screen.page.get_by_label("Drop islands of")
+    slider.fill("9")
+    screen.until("app.document.objects[0].drop_islands === 100000")
+    screen.page.get_by_label("Hide <img").click()
+    assert screen.objects()[0]["hidden"]
+    screen.page.get_by_label("Show <img").click()
+    look(screen, "object")
+    screen.page.get_by_label("Edit <img").click()
+    screen.settled()
+    assert len(screen.steps()) == 1
+    screen.press("Enter")
+    screen.until("app.document.objects.length === 1 && !app.document.editing")
+    screen.press("x")
+    look(screen, "cutout")
+    screen.press("x", "Delete")
+    assert screen.objects() == []
+    screen.press("Control+z")
+    assert len(screen.objects()) == 1
+
+
+def test_a_click_on_a_kept_object_selects_it(screen):
+    screen.click(*thing(screen))
+    screen.press("c")
+    screen.until("app.document.objects.length === 1")
+    screen.press("Escape")
+    screen.until("app.document.selected === null")
+    screen.click(*thing(screen))
+    assert screen.app("app.document.selected") == screen.objects()[0]["id"]
+    assert screen.steps() == []
+
+
+def test_a_phrase_finds_or_says_that_there_is_nothing(screen, look):
+    screen.press("4")
+    field = screen.page.locator("[data-part=phrase]")
+    field.fill("a handbag")
+    field.press("Enter")
+    screen.until("app.finder.note")
+    look(screen, "text")
+    assert screen.page.locator("[data-part=finds]").is_visible()
+    assert "a handbag" in screen.page.locator("[data-part=finds]").text_content()
+    field.press("1")  # typing is no shortcut
+    assert screen.app("app.tool") == "text"
+
+
+def test_everything_is_found_kept_and_can_be_cancelled(screen, look):
+    screen.press("5")
+    screen.page.click("[data-part=start-everything]")
+    screen.page.locator("[data-action=cancel]").click()
+    screen.until("!app.finder.progress")
+    assert screen.app("app.finder.shown.length") == 0
+    screen.page.click("[data-part=settings] summary")
+    screen.page.locator("[data-option=points_per_side]").fill("16")
+    screen.page.locator("[data-option=pred_iou_thresh]").fill("0.6")
+    screen.page.locator("[data-option=stability_score_thresh]").fill("0.6")
+    screen.page.click("[data-part=start-everything]")
+    screen.until("app.finder.shown.length > 0 && !app.finder.progress")
+    look(screen, "everything")
+    found = screen.app("app.finder.shown.length")
+    x, y, width, height = screen.app(
+        "page.stage.size && (() => { const { rle } = app.finder.shown[0]; return app.drawing(rle).box; })()"
+    )
+    inside = screen.app(
+        "(() => { const { rle } = app.finder.shown[0]; let best; for (let y = argument[1]; y < argument[1] + argument[3]; y++)"
+        " for (let x = argument[0]; x < argument[0] + argument[2]; x++) if (app.finder.at([x + .5, y + .5])?.rle === rle) best = [x, y];"
+        " return best; })()",
+        [x, y, width, height],
+    )
+    screen.page.mouse.click(*screen.place(inside[0] + 0.5, inside[1] + 0.5))
+    screen.until("app.document.objects.length === 1")
+    assert screen.app("app.finder.shown.length") == found - 1
+    if found > 1:
+        screen.page.get_by_text("Keep all", exact=True).click()
+    assert len(screen.objects()) == found
+
+
+READERS = {
+    "png": lambda content: Image.open(io.BytesIO(content)).load(),
+    "index_png": lambda content: Image.open(io.BytesIO(content)).load(),
+    "cutout": lambda content: Image.open(io.BytesIO(content)).load(),
+    "background": lambda content: Image.open(io.BytesIO(content)).getchannel("A"),
+    "zip": lambda content: zipfile.ZipFile(io.BytesIO(content)).testzip(),
+    "coco": lambda content: json.loads(content)["annotations"][0]["segmentation"],
+    "sa1b": lambda content: json.loads(content)["annotations"][0]["predicted_iou"],
+    "yolo": lambda content: content,
+    "labelme": lambda content: json.loads(content)["shapes"][0]["points"],
+    "svg": lambda content: ElementTree.fromstring(content),
+    "geojson": lambda content: json.loads(content)["features"][0]["geometry"],
+    "session": lambda content: json.loads(content)["objects"][0]["steps"][0],
+    "npy": lambda content: np.load(io.BytesIO(content)),
+    "safetensors": lambda content: __import__("safetensors.numpy").numpy.load(content),
+}
+
+
+def test_what_is_exported_can_be_read(screen, look):
+    screen.click(*thing(screen))
+    screen.press("c")
+    screen.until("app.document.objects.length === 1")
+    screen.page.click("[data-part=exports] summary")
+    look(screen, "exports")
+    for form, read in READERS.items():
+        with screen.page.expect_download(timeout=WAIT) as coming:
+            screen.page.locator(f"[data-export={form}]").last.click()
+        with open(coming.value.path(), "rb") as file:
+            read(file.read())
+
+
+def test_a_session_is_opened_again(screen):
+    screen.click(*thing(screen))
+    screen.press("c")
+    screen.until("app.document.objects.length === 1")
+    screen.page.click("[data-part=exports] summary")
+    with screen.page.expect_download(timeout=WAIT) as coming:
+        screen.page.click("[data-export=session]")
+    session = coming.value.path()
+    screen.press("Delete")
+    screen.page.set_input_files(
+        "[data-part=session-file]", {"name": "s.json", "mimeType": "application/json", "buffer": session.read_bytes()}
+    )
+    screen.until("app.document.objects.length === 1")
+    screen.page.set_input_files(
+        "[data-part=session-file]", {"name": "s.json", "mimeType": "application/json", "buffer": b"{}"}
+    )
+    screen.page.wait_for_selector("[data-part=message]:visible")
+    assert "no session" in screen.page.locator("[data-part=message-text]").text_content()
+
+
+def test_the_keyboard_alone_makes_and_keeps_a_mask(screen):
+    for _ in range(40):
+        screen.page.keyboard.press("Tab")
+        if screen.page.evaluate("document.activeElement.matches('[data-part=overlay]')"):
+            break
+    else:
+        pytest.fail("the picture cannot be reached by Tab")
+    screen.page.keyboard.press("ArrowLeft")
+    screen.page.keyboard.press("Shift+ArrowLeft")
+    screen.page.keyboard.press("ArrowDown")
+    assert screen.app("app.crosshair") == [310, 321]
+    screen.page.keyboard.press("Enter")
+    screen.until("app.answer && !app.isAsking")
+    assert screen.steps()[0]["points"] == [[310, 321]]
+    for _ in range(3):  # past the last mask Tab goes on: nobody is held in the picture
+        screen.page.keyboard.press("Tab")
+    assert not screen.page.evaluate("document.activeElement.matches('[data-part=overlay]')")
+    screen.page.keyboard.press("Shift+Tab")
+    screen.press("c")
+    screen.until("app.document.objects.length === 1")
+    screen.press("b", "Shift+ArrowRight", "Shift+ArrowRight", "Shift+ArrowDown", "b")
+    screen.until("app.answer")
+    assert screen.steps()[0]["box"] == [310, 321, 330, 331]
+
+
+def test_what_is_no_picture_is_refused_with_a_sentence_and_the_picture_stays(screen):
+    screen.page.set_input_files(
+        "[data-part=file]", {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"words"}
+    )
+    message = screen.page.locator("[data-part=message-text]")
+    message.wait_for(state="visible")
+    assert message.text_content().startswith("This is no picture.")
+    assert screen.app("app.isReady")
+    screen.open(b"\x89PNG\r\n\x1a\n broken", "broken.png")
+    screen.until("/damaged|no picture|cannot be read/.test(page.part('message-text').textContent)")
+    assert "/" not in message.text_content().replace("PNG/", "")
+
+
+def test_a_newer_picture_wins(screen, disc):
+    screen.open(disc(size=(640, 480)), "first.png")
+    screen.open(disc(size=(300, 200), x=150, y=100), "second.png")
+    screen.until("app.isReady && app.answers.decoder && app.picture.name === 'second.png'")
+    assert screen.app("app.answers.picture.frame.size") == [200, 300]
+    screen.click(150, 100)
+    assert screen.app("app.chosen.share") == pytest.approx(np.pi * 30**2 / 60000, rel=0.25)
+
+
+def test_without_webassembly_the_server_decodes(enter):
+    screen = enter(ready=False, script="delete globalThis.WebAssembly")
+    screen.until("app.isReady && page.decodesHere === false")
+    assert "server" in screen.page.locator("[data-part=message-text]").text_content()
+    screen.click(*thing(screen))
+    assert screen.app("app.answer.candidates.length") == 3
+    screen.click(320, 350)
+    assert screen.app("app.answer.candidates.length") == 1
+
+
+@pytest.mark.parametrize("width", [360, 768, 1440])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_it_fits_its_screen_and_can_be_read(enter, look, width, theme):
+    touch = {"has_touch": True, "is_mobile": True} if width < 500 else {}
+    screen = enter(f"?__theme={theme}", viewport={"width": width, "height": 800}, **touch)
+    x, y = screen.place(*thing(screen))
+    if touch:
+        screen.page.touchscreen.tap(x, y)
+    else:
+        screen.page.mouse.click(x, y)
+    screen.until("app.answer")
+    look(screen, f"{theme}-{width}", full_page=True)
+    assert screen.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    cut = "[...document.querySelectorAll('.sam button, .sam input, .sam select')].filter((one) => { const box = one.getBoundingClientRect(); return box.width && (box.right > innerWidth + 1 || box.left < -1); }).map((one) => one.outerHTML.slice(0, 120))"
+    assert screen.page.evaluate(cut) == []
+    assert screen.page.evaluate("(theme) => document.body.classList.contains('dark') === (theme === 'dark')", theme)
+    colors = "(() => { const style = getComputedStyle(document.querySelector('.sam')); return ['ground', 'text', 'quiet', 'accent', 'on-accent', 'bad', 'bad-soft', 'sunken'].map((name) => style.getPropertyValue(`--${name}`).trim()); })()"
+    ground, text, quiet, accent, on_accent, bad, bad_soft, sunken = screen.page.evaluate(colors)
+    for front, back in ((text, ground), (quiet, ground), (quiet, sunken), (on_accent, accent), (bad, bad_soft)):
+        assert contrast(front, back) >= 4.5, (front, back)
+
+
+def contrast(front, back):
+    """WCAG's contrast of two colours such as #fff or #14161b."""
+
+    def light(color):
+        digits = color.lstrip("#")
+        digits = "".join(2 * one for one in digits) if len(digits) == 3 else digits
+        parts = [int(digits[place : place + 2], 16) / 255 for place in (0, 2, 4)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    high, low = sorted((light(front), light(back)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_everything_has_a_name_and_a_role(screen):
+    nameless = (
+        "[...document.querySelectorAll('.sam button, .sam input:not([type=file]), .sam select, .sam summary')].filter((one) => "
+        "!(one.getAttribute('aria-label') || one.textContent.trim() || one.labels?.length)).map((one) => one.outerHTML.slice(0, 120))"
+    )
+    assert screen.page.evaluate(nameless) == []
+    overlay = screen.page.locator("[data-part=overlay]")
+    assert (overlay.get_attribute("role"), overlay.get_attribute("tabindex")) == ("application", "0")
+    assert overlay.get_attribute("aria-label") and overlay.get_attribute("aria-describedby") == "sam-keys"
+    assert screen.page.locator("[data-part=status]").get_attribute("aria-live") == "polite"
+    screen.press("?")
+    assert screen.page.locator("dialog[data-part=help]").is_visible()
+    screen.page.keyboard.press("Escape")
+    assert not screen.page.locator("dialog[data-part=help]").is_visible()
+
+
+def test_touch_adds_by_tapping_and_removes_by_holding_or_by_the_switch(enter):
+    screen = enter(viewport={"width": 390, "height": 800}, has_touch=True, is_mobile=True)
+    x, y = screen.place(*thing(screen))
+    screen.page.touchscreen.tap(x, y)
+    screen.until("app.answer")
+    screen.page.tap("[data-sign='0']")
+    screen.page.touchscreen.tap(*screen.place(100, 500))
+    screen.until("app.document.steps.length === 2")
+    assert screen.steps()[1]["labels"] == [1, 0]
+    finger = screen.page.context.new_cdp_session(screen.page)
+    screen.page.tap("[data-sign='1']")
+    x, y = screen.place(560, 200)
+    finger.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]})
+    screen.until("app.document.steps.length === 3")
+    finger.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    assert screen.steps()[2]["labels"] == [1, 0, 0]
+    assert len(screen.steps()) == 3
+
+
+def test_isolated_pages_use_threads(screen):
+    assert screen.page.evaluate("crossOriginIsolated")
+    assert screen.app("page.threads") == min(4, screen.page.evaluate("navigator.hardwareConcurrency"))
