@@ -143,7 +143,8 @@ class PageHeaders:
                 headers = MutableHeaders(scope=message)
                 headers["Cross-Origin-Opener-Policy"] = "same-origin"
                 headers["Cross-Origin-Embedder-Policy"] = "require-corp"
-                headers["Cross-Origin-Resource-Policy"] = "same-origin"
+                # A Space is shown in a frame of the Hub's.
+                headers["Cross-Origin-Resource-Policy"] = "cross-origin" if on_space() else "same-origin"
                 headers["X-Content-Type-Options"] = "nosniff"
                 headers["Referrer-Policy"] = "same-origin"
                 if message["status"] == 200 and self._caching(scope["path"]) is not None:
@@ -193,9 +194,14 @@ def trusted_hosts(host: str, allowed: Iterable[str] = ()) -> list[str]:
         allowed: Further names.
     """
     names = [*LOOPBACK, *([] if host in ("0.0.0.0", "::") else [host]), *allowed]
-    if os.environ.get("SPACE_HOST"):  # a Space of the Hub, behind its proxy
+    if on_space():  # behind the Hub's proxy
         names += os.environ["SPACE_HOST"].split(",") + ["*.hf.space"]
     return list(dict.fromkeys(name.strip().lower() for name in names if name.strip()))
+
+
+def on_space() -> bool:
+    """Whether this is a Space of the Hub."""
+    return bool(os.environ.get("SPACE_HOST"))
 
 
 def middleware(host: str, static: str, allowed: Iterable[str] = ()) -> list[Middleware]:
