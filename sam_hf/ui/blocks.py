@@ -24,9 +24,6 @@ NOTE = (
 )
 SECONDS_OF_FILES = 2 * 3600
 CSS = """
-.gradio-container .main.fillable { padding: .75rem 1rem 0 !important; }
-.gradio-container .html-container:has(.sam) { padding: 0; }
-@media (max-width: 760px) { .gradio-container .main.fillable { padding: .25rem !important; } }
 .sam-header { display: flex; flex-wrap: wrap; align-items: baseline; gap: .25rem .6rem; padding: .1rem .2rem; }
 .sam-header h1 { font-size: 1.15rem; font-weight: 700; margin: 0; }
 .sam-header small { opacity: .65; }
@@ -78,7 +75,8 @@ def build(checkpoints: Checkpoints, pictures: PictureStore | None = None, max_qu
     gr.set_static_paths([STATIC])
     shown = examples()
     api = Api(checkpoints, pictures, {example["name"]: STATIC / "examples" / example["file"] for example in shown})
-    with AppBlocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(600, SECONDS_OF_FILES)) as demo:
+    kept = (600, SECONDS_OF_FILES)
+    with AppBlocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=kept) as demo:
         gr.HTML(header(checkpoints), padding=False)
         PromptCanvas(static_url=STATIC_URL, examples=shown, default_checkpoint=checkpoints.default)
         api.register()

@@ -22,10 +22,9 @@ STATIC = Path(__file__).resolve().parent / "static"
 LOAD = """
 const root = (window.gradio_config?.root ?? location.origin).replace(/\\/$/, "");
 const base = props.static_url.startsWith("/") ? root + props.static_url : props.static_url;
-import(base + "/canvas.js").then(
-  (module) => module.mount(element, props, { root, base, trigger: (name, data) => trigger(name, data), watch, upload }),
-  (error) => { element.querySelector("[data-part=start]").textContent = "The page could not be loaded: " + error.message; },
-);
+const start = element.querySelector("[data-part=start]");
+const failed = (error) => { start.textContent = "The page could not be loaded: " + error.message; };
+import(base + "/canvas.js").then((module) => module.mount(element, props, { root, base, trigger, watch })).catch(failed);
 // events: "change", "submit"
 """
 LARGEST_SESSION = 64 * 2**20  # bytes of JSON

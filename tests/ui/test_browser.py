@@ -1,4 +1,4 @@
-"""The page in a real browser: what a person does, on the embedded checkpoint. Screenshots stay in the test's folder."""
+"""The page in a real browser: what a person does, on the embedded checkpoint. Screenshots stay with the test."""
 
 import io
 import json
@@ -28,15 +28,18 @@ class Screen:
     def __init__(self, page):
         self.page = page
         self.errors = []
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        # a connection that is closed with its window is none
+        page.on("pageerror", lambda error: "abort" in str(error).lower() or self.errors.append(str(error)))
 
     def app(self, expression, argument=None):
         """A JavaScript expression on `app` (app.js)."""
-        code = f"(argument) => {{ const page = document.querySelector('.sam').page, app = page.app; return {expression}; }}"
+        page = "const page = document.querySelector('.sam').page, app = page.app"
+        code = f"(argument) => {{ {page}; return {expression}; }}"
         return self.page.evaluate(code, argument)
 
     def until(self, expression):
-        code = f"() => {{ const page = document.querySelector('.sam')?.page, app = page?.app; return app && ({expression}); }}"
+        page = "const page = document.querySelector('.sam')?.page, app = page?.app"
+        code = f"() => {{ {page}; return app && ({expression}); }}"
         self.page.wait_for_function(code, timeout=WAIT)
 
     def wait_ready(self):
@@ -46,7 +49,11 @@ class Screen:
         self.until("!app.isAsking && !app.strokes.length && !page.isStale")
 
     def place(self, x, y):
-        code = "(() => { const box = page.stage.overlay.getBoundingClientRect(); const [x, y] = page.stage.onStage(argument); return [box.left + x, box.top + y]; })()"
+        code = """(() => {
+            const box = page.stage.overlay.getBoundingClientRect();
+            const [x, y] = page.stage.onStage(argument);
+            return [box.left + x, box.top + y];
+        })()"""
         return self.app(code, [x, y])
 
     def click(self, x, y, **how):
@@ -210,7 +217,8 @@ def test_the_three_masks_are_gone_through(screen):
     first = screen.app("app.selected")
     screen.press("]")
     assert screen.app("app.selected") == (first + 1) % 3
-    said = "() => /mask \\d of 3, score \\d\\.\\d\\d, [\\d.]+ % of image/.test(document.querySelector('[data-part=status]').textContent)"
+    words = r"/mask \d of 3, score \d\.\d\d, [\d.]+ % of image/"
+    said = f"() => {words}.test(document.querySelector('[data-part=status]').textContent)"
     screen.page.wait_for_function(said)
     screen.page.keyboard.down("Alt")
     screen.page.mouse.move(*screen.place(*thing(screen)))
@@ -288,14 +296,14 @@ def test_everything_is_found_kept_and_can_be_cancelled(screen, look):
     screen.until("app.finder.shown.length > 0 && !app.finder.progress")
     look(screen, "everything")
     found = screen.app("app.finder.shown.length")
-    x, y, width, height = screen.app(
-        "page.stage.size && (() => { const { rle } = app.finder.shown[0]; return app.drawing(rle).box; })()"
-    )
     inside = screen.app(
-        "(() => { const { rle } = app.finder.shown[0]; let best; for (let y = argument[1]; y < argument[1] + argument[3]; y++)"
-        " for (let x = argument[0]; x < argument[0] + argument[2]; x++) if (app.finder.at([x + .5, y + .5])?.rle === rle) best = [x, y];"
-        " return best; })()",
-        [x, y, width, height],
+        """(() => {
+            const { rle } = app.finder.shown[0];
+            const [left, top, width, height] = app.drawing(rle).box;
+            for (let y = top; y < top + height; y++)
+                for (let x = left; x < left + width; x++)
+                    if (app.finder.at([x + 0.5, y + 0.5])?.rle === rle) return [x, y];
+        })()"""
     )
     screen.page.mouse.click(*screen.place(inside[0] + 0.5, inside[1] + 0.5))
     screen.until("app.document.objects.length === 1")
@@ -426,10 +434,17 @@ def test_it_fits_its_screen_and_can_be_read(enter, look, width, theme):
     screen.until("app.answer")
     look(screen, f"{theme}-{width}", full_page=True)
     assert screen.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    cut = "[...document.querySelectorAll('.sam button, .sam input, .sam select')].filter((one) => { const box = one.getBoundingClientRect(); return box.width && (box.right > innerWidth + 1 || box.left < -1); }).map((one) => one.outerHTML.slice(0, 120))"
+    cut = """[...document.querySelectorAll('.sam button, .sam input, .sam select')].filter((one) => {
+        const box = one.getBoundingClientRect();
+        return box.width && (box.right > innerWidth + 1 || box.left < -1);
+    }).map((one) => one.outerHTML.slice(0, 120))"""
     assert screen.page.evaluate(cut) == []
     assert screen.page.evaluate("(theme) => document.body.classList.contains('dark') === (theme === 'dark')", theme)
-    colors = "(() => { const style = getComputedStyle(document.querySelector('.sam')); return ['ground', 'text', 'quiet', 'accent', 'on-accent', 'bad', 'bad-soft', 'sunken'].map((name) => style.getPropertyValue(`--${name}`).trim()); })()"
+    colors = """(() => {
+        const style = getComputedStyle(document.querySelector('.sam'));
+        const names = ['ground', 'text', 'quiet', 'accent', 'on-accent', 'bad', 'bad-soft', 'sunken'];
+        return names.map((name) => style.getPropertyValue(`--${name}`).trim());
+    })()"""
     ground, text, quiet, accent, on_accent, bad, bad_soft, sunken = screen.page.evaluate(colors)
     for front, back in ((text, ground), (quiet, ground), (quiet, sunken), (on_accent, accent), (bad, bad_soft)):
         assert contrast(front, back) >= 4.5, (front, back)
@@ -450,10 +465,9 @@ def contrast(front, back):
 
 
 def test_everything_has_a_name_and_a_role(screen):
-    nameless = (
-        "[...document.querySelectorAll('.sam button, .sam input:not([type=file]), .sam select, .sam summary')].filter((one) => "
-        "!(one.getAttribute('aria-label') || one.textContent.trim() || one.labels?.length)).map((one) => one.outerHTML.slice(0, 120))"
-    )
+    asked = "button, input:not([type=file]), select, summary"
+    nameless = f"""[...document.querySelector('.sam').querySelectorAll('{asked}')].filter((one) =>
+        !(one.getAttribute('aria-label') || one.textContent.trim())).map((one) => one.outerHTML.slice(0, 120))"""
     assert screen.page.evaluate(nameless) == []
     overlay = screen.page.locator("[data-part=overlay]")
     assert (overlay.get_attribute("role"), overlay.get_attribute("tabindex")) == ("application", "0")
