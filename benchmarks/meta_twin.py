@@ -86,7 +86,10 @@ def meta_of(model: SamModel, *, our_encoder: bool = False, our_epsilon: bool = F
         mask_in_chans=16,
     )
     transformer = TwoWayTransformer(
-        depth=2, embedding_dim=width, mlp_dim=decoder.mlp_dim, num_heads=decoder.num_attention_heads
+        depth=decoder.num_hidden_layers,
+        embedding_dim=width,
+        mlp_dim=decoder.mlp_dim,
+        num_heads=decoder.num_attention_heads,
     )
     for norm in transformer.layers.modules():
         if our_epsilon and isinstance(norm, nn.LayerNorm):
