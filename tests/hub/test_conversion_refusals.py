@@ -246,6 +246,43 @@ def test_targets(model, tmp_path, monkeypatch):
     assert sorted(os.listdir()) == ["copy", "folder", "mine", "sam.pth"]
 
 
+def test_a_replaced_folder_holds_nothing_of_before(model, tmp_path):
+    """Shards, unused weights and curves of an earlier checkpoint would be read as the new one's."""
+    model.save_pretrained("folder")
+    convert("folder", "copy")
+    (tmp_path / "copy/model.safetensors").rename(tmp_path / "copy/model-00001-of-00001.safetensors")
+    for name in ("model.safetensors.index.json", "unused_weights.safetensors", "text_calibration.json"):
+        (tmp_path / "copy" / name).write_text("{}")
+    convert("folder", "copy", overwrite=True)
+    convert("folder", "fresh")
+    for name in os.listdir("fresh"):
+        assert (tmp_path / "copy" / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes()
+    assert sorted(os.listdir("copy")) == sorted(os.listdir("fresh"))
+    convert("folder", "sam.pth")
+    (tmp_path / "sam.pth").write_bytes(b"of before")
+    convert("folder", "sam.pth", overwrite=True)
+    convert("sam.pth", "back")
+    assert (tmp_path / "back/model.safetensors").read_bytes() == (tmp_path / "fresh/model.safetensors").read_bytes()
+
+
+def test_an_interruption_changes_nothing(model, tmp_path, monkeypatch):
+    model.save_pretrained("folder")
+    convert("folder", "sam.pth")
+    convert("folder", "copy")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def half(weights, path):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sam_hf.hub.converted_files.torch.save", half)
+    monkeypatch.setattr(SamProcessor, "save_pretrained", lambda self, place: half(None, place / "config.json"))
+    for target in ("sam.pth", "new.pth", "copy", "new", "deep/new"):
+        with pytest.raises(KeyboardInterrupt):
+            convert("folder", target, overwrite=True)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 @pytest.mark.parametrize(
     "name", ["train.py", "adapter_model.safetensors", "adapter_config.json", "training_config.json"]
 )
