@@ -1,4 +1,4 @@
-"""Click to mask in a headless browser: onnxruntime-web's WebAssembly in the page's thread, outline and drawing included.
+"""Click to mask in a headless browser: onnxruntime-web's WebAssembly in the page's worker, outline and drawing too.
 
     python benchmarks/browser.py [--model tiny full-size] [--threads 1 2] [--clicks 60] [--folder FOLDER]
 

@@ -24,7 +24,8 @@ const root = (window.gradio_config?.root ?? location.origin).replace(/\\/$/, "")
 const base = props.static_url.startsWith("/") ? root + props.static_url : props.static_url;
 const start = element.querySelector("[data-part=start]");
 const failed = (error) => { start.textContent = "The page could not be loaded: " + error.message; };
-import(base + "/canvas.js").then((module) => module.mount(element, props, { root, base, trigger, watch })).catch(failed);
+const bridge = { root, base, trigger, watch };
+import(base + "/canvas.js").then((module) => module.mount(element, props, bridge)).catch(failed);
 // events: "change", "submit"
 """
 LARGEST_SESSION = 64 * 2**20  # bytes of JSON

@@ -228,10 +228,20 @@ function scaled(lines, [byX, byY]) {
   return lines;
 }
 
+const MOST_POINTS = 8000; // of a path: more would make drawing slower than decoding
+
+/** The longest of the lines, as many as are drawn in time: what nobody could tell from noise stays out. */
+export function longestLines(lines, most = MOST_POINTS) {
+  let points = lines.reduce((sum, line) => sum + line.length / 2, 0);
+  if (points <= most) return lines;
+  points = 0;
+  return [...lines].sort((one, other) => other.length - one.length).filter((line) => (points += line.length / 2) <= most);
+}
+
 /** Lines -> a Path2D; fill it by the rule "evenodd". */
 export function pathOf(lines) {
   const path = new Path2D();
-  for (const line of lines) {
+  for (const line of longestLines(lines)) {
     path.moveTo(line[0], line[1]);
     for (let place = 2; place < line.length; place += 2) path.lineTo(line[place], line[place + 1]);
     path.closePath();

@@ -110,3 +110,9 @@ test("logits become the mask that two resizes after one another give", () => {
     if (Math.min(...size) > 20) assert.ok(Math.abs(drawing.shareOfLogits(logits, low, frame) - share) < 0.06);
   }
 });
+
+test("of a mask that is noise the longest lines are drawn, of a plain one all", () => {
+  const lines = [10, 400, 30, 200].map((length) => new Float32Array(length));
+  assert.deepEqual(drawing.longestLines(lines, 310).map((line) => line.length), [400, 200]);
+  assert.equal(drawing.longestLines(lines), lines);
+});
