@@ -6,10 +6,11 @@
  */
 import { App } from "./app.js";
 import { Decoder } from "./decoder.js";
+import { Files } from "./files.js";
 import { putIcons } from "./icons.js";
 import { listenToKeys } from "./keys.js";
 import { iconButton, make, Panel } from "./panel.js";
-import { encode, openPicture, takePicture } from "./picture_loading.js";
+import { encode, openPicture } from "./picture_loading.js";
 import { listenToPointers } from "./pointer.js";
 import { explained, Server, ServerError } from "./server.js";
 import { fillHelp, HINTS, makeSpeech } from "./speech.js";
@@ -58,6 +59,7 @@ class Page {
     });
     this.app.help = () => this.part("help").showModal();
     this.panel = new Panel(this.part, this.app);
+    this.files = new Files(this);
     this.listening = new AbortController();
     this.ticket = null; // of the picture that is being opened
     this.decoders = new Map(); // checkpoint -> promise of {decoder, about}
@@ -247,32 +249,6 @@ class Page {
     }
   }
 
-  // --- files ---------------------------------------------------------------------------------------------------------
-
-  takeFiles(files) {
-    const [file] = [...files].filter(({ type, name }) => type.startsWith("image/") || /\.(tiff?|bmp|webp)$/i.test(name));
-    const [session] = [...files].filter(({ name, type }) => /\.json$/i.test(name) || type === "application/json");
-    if (file) this.open(file);
-    else if (session) this.openSession(session);
-    else if (files.length) this.tell("This is no picture. PNG, JPEG, WebP, TIFF, BMP and GIF are read.");
-  }
-
-  async camera() {
-    const button = (words, look, onclick) => make("button", { type: "button", className: `sam-button ${look}`, textContent: words, onclick });
-    const file = await takePicture(this.part("camera"), button);
-    if (file) this.open(file);
-    else if (file === undefined) this.part("file").click();
-  }
-
-  async openSession(file) {
-    try {
-      if (!this.app.isReady) throw new ServerError("Open the picture of this session first.");
-      this.showSession(JSON.parse(await file.text()));
-    } catch (error) {
-      this.tell(error instanceof SyntaxError ? "This file is no session of this app." : error);
-    }
-  }
-
   showSession(session) {
     this.app.go(state.documentOf(session, this.stage.size));
     this.app.say(`${this.app.document.objects.length} objects opened.`);
@@ -280,31 +256,6 @@ class Page {
 
   session() {
     return state.sessionOf(this.app.document, this.image, this.app.checkpoint);
-  }
-
-  async export(format) {
-    const { app } = this;
-    if (!app.isReady) return app.say("The picture is being encoded. One moment.");
-    const needsObjects = !["background", "npy", "safetensors", "session"].includes(format);
-    if (app.chosen && format !== "npy" && format !== "safetensors") await app.keep(); // what is seen is what is exported
-    const objects = app.document.objects;
-    if (needsObjects && !objects.length) return this.tell("There is nothing to export yet: click on something and keep its mask.", null, true);
-    const button = this.element.querySelector(`[data-export="${format}"]`);
-    button.setAttribute("aria-busy", "true");
-    this.busy("Writing file");
-    try {
-      const shown = format === "background" || format === "cutout" ? objects.filter(({ hidden }) => !hidden) : objects;
-      const data = { image: { picture: app.answers.picture.key }, checkpoint: app.checkpoint, objects: shown.map(({ id, original, ...rest }) => rest), format, name: this.image.name };
-      const file = await this.server.call("/export", data);
-      const url = URL.createObjectURL(await (await this.server.bytes(file)).blob());
-      make("a", { href: url, download: file.orig_name ?? file.path.split("/").at(-1) }).click();
-      setTimeout(() => URL.revokeObjectURL(url), 60000);
-      app.say("Saved.");
-    } catch (error) {
-      this.tell(error, () => this.export(format));
-    }
-    this.busy(null);
-    return button.removeAttribute("aria-busy");
   }
 
   // --- what is seen --------------------------------------------------------------------------------------------------
@@ -403,7 +354,7 @@ class Page {
       cutout: () => app.toggle("cutout"),
       help: () => app.help(),
       open: () => this.part("file").click(),
-      camera: () => this.camera(),
+      camera: () => this.files.camera(),
       keep: () => app.keep(),
       clear: () => app.go(state.clear(app.document)),
       cancel: () => this.cancel(),
@@ -425,10 +376,10 @@ class Page {
       else if (sign) {
         app.adds = sign === "1";
         this.changed();
-      } else if (format) this.export(format);
+      } else if (format) this.files.export(format);
     }, { signal });
     this.wireFields(signal);
-    this.wireFiles(signal);
+    this.files.listen(signal);
     this.bridge.watch("value", () => {
       const { value } = this.props;
       if (JSON.stringify(value) === JSON.stringify(this.sent)) return;
@@ -493,35 +444,6 @@ class Page {
     this.part("checkpoint").addEventListener("change", ({ target }) => this.changeCheckpoint(target.value), { signal });
     document.addEventListener("click", ({ target }) => {
       if (!this.part("settings").contains(target)) this.part("settings").open = false;
-    }, { signal });
-  }
-
-  wireFiles(signal) {
-    const { element } = this;
-    for (const name of ["file", "session-file"]) {
-      this.part(name).addEventListener("change", ({ target }) => {
-        this.takeFiles(target.files);
-        target.value = "";
-      }, { signal });
-    }
-    document.addEventListener("paste", (event) => {
-      if (event.target.closest?.("input[type=text], textarea, [contenteditable]")) return;
-      const files = [...(event.clipboardData?.files ?? [])];
-      if (!files.length) return;
-      event.preventDefault();
-      this.takeFiles(files);
-    }, { signal });
-    let depth = 0; // entering a child comes before leaving its parent
-    const drop = (shown) => (this.part("drop").hidden = !shown);
-    const carriesFiles = (event) => event.dataTransfer?.types.includes("Files");
-    element.addEventListener("dragenter", (event) => carriesFiles(event) && drop(++depth > 0), { signal });
-    element.addEventListener("dragleave", (event) => carriesFiles(event) && drop((depth = Math.max(0, depth - 1)) > 0), { signal });
-    element.addEventListener("dragover", (event) => carriesFiles(event) && event.preventDefault(), { signal });
-    element.addEventListener("drop", (event) => {
-      if (!carriesFiles(event)) return;
-      event.preventDefault();
-      drop((depth = 0) > 0);
-      this.takeFiles(event.dataTransfer.files);
     }, { signal });
   }
 }

@@ -9,6 +9,9 @@
  *   selected  id of the kept object that the panel is about, or null
  */
 
+import { NOTHING } from "./prompts.js";
+import { runsOf } from "./rle.js";
+
 /** Okabe and Ito's colours that stand out from photographs; told apart with any kind of colour vision. */
 export const COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442"];
 const HISTORY = 200;
@@ -141,6 +144,14 @@ export function sessionOf(document, image, checkpoint) {
   return { format: "sam_hf.session", version: 1, image, checkpoint, objects };
 }
 
+function isReadable(rle, size) {
+  try {
+    return String(rle.size) === String(size) && runsOf(rle).length > 0;
+  } catch {
+    return false;
+  }
+}
+
 /** A session file's objects as a document. Throws a sentence if it is none or of another picture. */
 export function documentOf(session, size) {
   if (session?.format !== "sam_hf.session" || !Array.isArray(session.objects)) {
@@ -153,8 +164,11 @@ export function documentOf(session, size) {
   const objects = [];
   for (const { name, color, steps, rle, score, ...rest } of session.objects) {
     if (!rle) throw new Error("This session holds no masks; replay it with the command line first.");
+    if (!isReadable(rle, size) || !(steps ?? []).every((step) => Array.isArray(step?.points ?? []))) {
+      throw new Error("This session is damaged: a mask in it cannot be read.");
+    }
     const known = Object.fromEntries(KEPT.filter((key) => key in rest).map((key) => [key, rest[key]]));
-    objects.push(makeObject(objects, { ...known, name: String(name), color, steps: steps ?? [], rle, score }));
+    objects.push(makeObject(objects, { ...known, name: String(name), color, steps: (steps ?? []).map((step) => ({ ...NOTHING, ...step })), rle, score }));
   }
   return { ...EMPTY, objects, selected: objects.at(-1)?.id ?? null };
 }

@@ -79,6 +79,9 @@ test("a session is opened as it was written; others are refused with a sentence"
   assert.deepEqual(plain(opened), plain(document));
   assert.throws(() => state.documentOf({}, [2, 2]), /no session/);
   assert.throws(() => state.documentOf({ ...session, version: 2 }, [2, 2]), /newer/);
+  for (const rle of [{ size: [2, 2], counts: "1" }, { size: [9, 9], counts: "112" }, {}, "112"]) {
+    assert.throws(() => state.documentOf({ ...session, objects: [{ ...session.objects[0], rle }] }, [2, 2]), /damaged/);
+  }
   assert.throws(() => state.documentOf(session, [3, 2]), /belongs to a picture of 2 × 2/);
 });
 
