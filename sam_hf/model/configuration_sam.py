@@ -22,6 +22,7 @@ from transformers.utils import logging
 from .atomic_saving import saved_whole
 from .checkpoint_checks import check_config, config_named
 from .checkpoint_names import resolve
+from .hub_access import with_config_cached
 from .remote_code import MODELS, PROCESSORS, write_remote_code
 
 logger = logging.get_logger(__name__)
@@ -419,7 +420,7 @@ class SamConfig(PreTrainedConfig):
         """
         name = resolve(pretrained_model_name_or_path)
         with config_named(name):
-            return super().from_pretrained(name, *args, **kwargs)
+            return super().from_pretrained(name, *args, **with_config_cached(name, kwargs))
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):

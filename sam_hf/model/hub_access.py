@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.file_download import repo_folder_name
-from transformers.utils import extract_commit_hash, logging
+from transformers.utils import cached_file, extract_commit_hash, logging
 
 from .checkpoint_files import CONFIG, PROCESSOR_FILES
 
@@ -71,6 +71,19 @@ def pinned(name: Any, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
         )
     logger.warning(f"The Hub cannot be reached ({problem}): {name} is loaded from the cache, commit {cached}.")
     yield options | {"revision": cached, "local_files_only": True}
+
+
+def with_config_cached(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Options of a configuration's `from_pretrained` that need no token any more: the file is fetched with it here,
+    and read from the cache by its commit.
+
+    transformers 5.10 takes the token and forgets it on the way to the file.
+    """
+    if options.get("token") is None or Path(name).expanduser().exists():
+        return options
+    given = {option: options[option] for option in HUB_OPTIONS if options.get(option) is not None}
+    file = cached_file(name, CONFIG, **given)
+    return options | {"revision": extract_commit_hash(file, None), "force_download": False}
 
 
 def remember(thing: Any, options: dict[str, Any]) -> None:
