@@ -81,4 +81,5 @@ def test_the_coco_file_holds_what_tools_expect(run, tmp_path):
 def test_every_promise_has_one():
     promises = {"clicks", "boxes", "free_text", "text_and_click", "everything", "mask_pipeline", "batch_of_images"}
     promises |= {"embedding_reuse", "coco_json", "fine_tuning", "text_on_any_sam", "save_and_load"}
+    promises |= {"convert", "export", "push"}
     assert promises <= {example.stem for example in EXAMPLES}
