@@ -3,7 +3,7 @@
 Everybody has pictures of their own, uploads one, opens it and clicks on it; each answer is compared with the disc that
 was drawn. The server is a process of its own on a loopback port. Prints p50 and p95 in seconds of a whole request
 (upload, encode, click) and of the click alone, errors, answers about something else than the disc ("mixed"), and the
-growth of the server's memory. Last, 200 people come at once where 100 may wait.
+growth of the server's memory. Last, 200 people come within two seconds where 100 may wait.
 """
 
 from __future__ import annotations
@@ -125,14 +125,15 @@ async def crowd(address: str, users: int, requests: int, first: int = 0) -> Tall
 
 
 async def rush(address: str, users: int = 200) -> tuple[Tally, float]:
-    """Users who come at once and stay away if it is busy; and the seconds of a page in the midst of it."""
+    """Users who come within two seconds and go if it is busy; and the seconds of a page in the midst of it."""
     tally = Tally()
-    limits = httpx.Limits(max_connections=None)
+    limits = httpx.Limits(max_connections=None, keepalive_expiry=1)  # before the server closes them
     async with httpx.AsyncClient(base_url=address, timeout=300, limits=limits) as client:
         uploads = [client.post("gradio_api/upload", files={"files": ("a.png", disc(i)[0])}) for i in range(users)]
         paths = [sent.json()[0] for sent in await asyncio.gather(*uploads)]
 
-        async def come(path: str) -> None:
+        async def come(path: str, after: float) -> None:
+            await asyncio.sleep(after)
             start = time.perf_counter()
             try:
                 await call(client, "embed", image={"path": path, "meta": {"_type": "gradio.FileData"}})
@@ -143,12 +144,12 @@ async def rush(address: str, users: int = 200) -> tuple[Tally, float]:
                 tally.errors.append(f"{type(error).__name__}: {error}"[:200])
 
         async def page() -> float:
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(1)
             start = time.perf_counter()
             (await client.get("/")).raise_for_status()
             return time.perf_counter() - start
 
-        *_, seconds = await asyncio.gather(*(come(path) for path in paths), page())
+        *_, seconds = await asyncio.gather(*(come(path, i / 100) for i, path in enumerate(paths)), page())
     return tally, seconds
 
 

@@ -21,7 +21,7 @@ from sam_hf.model.checkpoint_names import EMBEDDED_NAME
 from sam_hf.ui.browser_decoder import BrowserDecoder, BrowserDecoders
 
 logger = logging.getLogger(__name__)
-STORE_BYTES = 2**27
+STORE_BYTES = 2**26
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from sam_hf.inference.embedding_store import ImageEmbedding
 from sam_hf.ui.reading import PictureFile
 
+IDS_OF_A_PICTURE = 64  # on average
 GONE = "this picture has expired, open it again"
 
 
@@ -45,10 +46,11 @@ class OpenPicture:
 
 
 class PictureStore:
-    """The pictures used last, bounded in bytes and in time; for any number of threads.
+    """The pictures used last, bounded in bytes, number and time; for any number of threads.
 
     Args:
         max_bytes: Bound of what is kept: files and embeddings. The newest picture stays in any case.
+        max_pictures: Bound of how many different ones are kept.
         seconds: How long a picture stays after it was last used.
         clock: Seconds that never run backwards.
 
@@ -57,12 +59,16 @@ class PictureStore:
     """
 
     def __init__(
-        self, max_bytes: int = 500_000_000, seconds: float = 3600.0, clock: Callable[[], float] = time.monotonic
+        self,
+        max_bytes: int = 500_000_000,
+        max_pictures: int = 128,
+        seconds: float = 3600.0,
+        clock: Callable[[], float] = time.monotonic,
     ):
-        for name, bound in (("max_bytes", max_bytes), ("seconds", seconds)):
+        for name, bound in (("max_bytes", max_bytes), ("max_pictures", max_pictures), ("seconds", seconds)):
             if bound <= 0:
                 raise ValueError(f"{name} must be above 0, got {bound}")
-        self.max_bytes, self.seconds = max_bytes, seconds
+        self.max_bytes, self.max_pictures, self.seconds = max_bytes, max_pictures, seconds
         self._clock = clock
         self._lock = threading.Lock()
         self._open: OrderedDict[str, tuple[OpenPicture, float]] = OrderedDict()  # by id, with the last use
@@ -99,7 +105,11 @@ class PictureStore:
                 file = PictureFile(kept.file.content, picture.file.name, kept.file.size, kept.file.sha256)
                 kept = OpenPicture(file, kept.checkpoint, kept.embedding)
             self._open[name] = (kept, self._clock())
-            while self._nbytes > self.max_bytes and len(self._open) > 1:
+            while len(self._open) > 1 and (
+                self._nbytes > self.max_bytes
+                or len(self._shared) > self.max_pictures
+                or len(self._open) > IDS_OF_A_PICTURE * self.max_pictures
+            ):
                 self._drop(next(iter(self._open)))
             self._plan_sweep()
         return name

@@ -83,6 +83,24 @@ def test_the_ones_used_longest_ago_make_room(clock):
     assert pictures.nbytes <= 2 * each
 
 
+def test_so_many_different_ones_are_kept(clock):
+    from sam_hf.ui.pictures import PictureGone
+
+    pictures = store(clock, max_pictures=2)
+    names = [pictures.add(opened(bytes([number]), key=str(number))) for number in (1, 2, 2, 3)]
+    for name in names[1:]:
+        pictures.get(name)
+    with pytest.raises(PictureGone):
+        pictures.get(names[0])
+
+
+def test_ids_of_one_picture_do_not_grow_without_end(clock):
+    pictures = store(clock, max_pictures=2)
+    for _ in range(1000):
+        pictures.add(opened())
+    assert len(pictures) <= 128
+
+
 def test_one_too_large_for_the_store_is_there_until_the_next(clock):
     pictures = store(clock, max_bytes=10)
     name = pictures.add(opened(b"x" * 50))
@@ -146,7 +164,7 @@ def test_threads_get_their_own(clock):
     assert not wrong
 
 
-@pytest.mark.parametrize("bounds", [{"max_bytes": 0}, {"seconds": 0}, {"max_bytes": -1}])
+@pytest.mark.parametrize("bounds", [{"max_bytes": 0}, {"seconds": 0}, {"max_pictures": 0}, {"max_bytes": -1}])
 def test_bounds_have_to_be_positive(clock, bounds):
     with pytest.raises(ValueError, match=next(iter(bounds))):
         store(clock, **bounds)
