@@ -4,6 +4,7 @@
  */
 import { candidateOfRle } from "./answers.js";
 import { area, contains } from "./rle.js";
+import { percent } from "./speech.js";
 import { COLORS } from "./state.js";
 
 export class Finder {
@@ -17,7 +18,8 @@ export class Finder {
   clear() {
     this.ticket?.abort();
     this.ticket = this.progress = null;
-    this.shown = [];
+    this.shown = []; // smallest first
+    this.others = []; // masks of other things than those that were asked for
     this.hovered = null;
     this.note = "";
   }
@@ -50,13 +52,15 @@ export class Finder {
   pick(place) {
     if (!this.shown.length) return false;
     const found = this.at(place);
-    if (found) {
-      this.shown = this.shown.filter((one) => one !== found);
-      this.hovered = null;
-      this.app.keepFound([kept(found)]);
-      this.app.say(`${found.label ?? "Mask"} kept. ${this.shown.length} more.`);
-    }
+    if (found) this.keep(found);
     return true;
+  }
+
+  keep(found) {
+    this.shown = this.shown.filter((one) => one !== found);
+    this.hovered = null;
+    this.app.keepFound([kept(found)]);
+    this.app.say(`${found.title} kept. ${this.shown.length} more.`);
   }
 
   keepAll() {
@@ -66,38 +70,46 @@ export class Finder {
     this.app.say(`${masks.length} masks kept.`);
   }
 
+  /** Shows what was left out, too. */
+  showOthers() {
+    this.shown = [...this.shown, ...this.others].sort((one, other) => one.area - other.area);
+    this.app.say(`${count(this.others.length)} of other things shown.`);
+    this.others = [];
+    this.app.changed();
+  }
+
   /** All instances of a phrase, and whether it is there at all. */
   phrase(text) {
     return this.search("Looking for the phrase", async (answers, signal) => {
-      const image = { picture: answers.picture.key };
-      const data = { image, checkpoint: answers.checkpoint, phrases: [text], instances: "all" };
-      const [found] = await this.app.server.call("/segment_text", data, { signal });
+      const [found] = await answers.call("/segment_text", { phrases: [text], instances: "all" }, { signal });
       if (found.absent || !found.instances.length) {
         const sure = found.presence === null || found.presence === undefined ? "" : ` (${Math.round(100 * found.presence)} % likely)`;
         this.note = `“${text}” does not seem to be in this picture${sure}.`;
         return [];
       }
       this.note = `“${text}”: ${count(found.instances.length)}. Click one to keep it.`;
-      return found.instances.map(({ rle, score }) => ({ rle, score, label: text }));
+      return found.instances.map(({ rle, score, text_probability: likely }) => ({ rle, score, likely, label: text }));
     });
   }
 
-  /** Everything mode. */
+  /** Everything mode; with names, masks of other things are left out. */
   everything(options, names) {
     return this.search("Finding everything", async (answers, signal) => {
-      const data = { image: { picture: answers.picture.key }, checkpoint: answers.checkpoint, ...options, text: names };
       let records = [];
       const waiting = (place) => this.tick({ words: `Waiting, ${place} before you` });
-      for await (const step of this.app.server.stream("/everything", data, { signal, waiting })) {
+      for await (const step of answers.stream("/everything", { ...options, text: names }, { signal, waiting })) {
         this.tick({ words: "Finding everything", done: step.done, total: step.total });
         records = step.records ?? records;
       }
-      const wanted = names.length ? records.filter(({ label }) => names.includes(label)) : records;
-      const dropped = records.length - wanted.length;
-      this.note = wanted.length
-        ? `${count(wanted.length)}${dropped ? `, ${dropped} of other things left out` : ""}. Click one to keep it.`
+      const masks = records.map(({ segmentation: rle, predicted_iou: score, label, label_probability: likely }) => ({
+        rle, score, label, likely, isOther: names.length > 0 && !names.includes(label),
+      }));
+      const left = masks.filter(({ isOther }) => isOther).length;
+      this.note = masks.length > left
+        ? `${count(masks.length - left)}${left ? `, ${left} of other things left out` : ""}. Click one to keep it.`
+        : left ? `Nothing of what was asked for; ${left} ${left === 1 ? "mask" : "masks"} of other things left out.`
         : "Nothing was found. Lower the thresholds or ask about more points.";
-      return wanted.map((record) => ({ rle: record.segmentation, score: record.predicted_iou, label: record.label }));
+      return masks;
     });
   }
 
@@ -119,7 +131,7 @@ export class Finder {
       app.say(this.note);
     } catch (error) {
       if (this.ticket !== ticket || error.kind === "cancelled") return undefined;
-      app.tell(error);
+      app.tell(error, () => this.search(words, ask));
     }
     this.ticket = this.progress = null;
     return app.changed();
@@ -128,11 +140,15 @@ export class Finder {
   show(masks) {
     const sized = masks.map((mask) => ({ ...mask, area: area(mask.rle) })).filter((mask) => mask.area > 0);
     sized.sort((one, other) => one.area - other.area);
-    this.shown = sized.map((mask, index) => {
+    const found = sized.map((mask, index) => {
       const drawn = candidateOfRle(mask.rle, mask.score);
       const color = COLORS[index % COLORS.length];
-      return Object.defineProperty({ ...mask, color }, "path", { get: () => drawn.path });
+      const title = mask.label ?? `Mask ${index + 1}`;
+      const detail = mask.likely === undefined ? percent(drawn.share) : `${Math.round(100 * mask.likely)} %`;
+      return Object.defineProperty({ ...mask, color, title, detail }, "path", { get: () => drawn.path });
     });
+    this.shown = found.filter(({ isOther }) => !isOther);
+    this.others = found.filter(({ isOther }) => isOther);
   }
 }
 

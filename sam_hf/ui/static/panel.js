@@ -45,7 +45,7 @@ export class Panel {
     this.when("chips", [app.answer, app.selected, app.isAsking && !app.answer, app.isReady, document.steps.length > 0], () => this.chips());
     this.when("prompts", [document.steps], () => this.prompts());
     this.when("objects", [document.objects, document.selected, document.editing], () => this.objects());
-    this.when("finds", [finder.shown.length, finder.note, finder.progress], () => this.finds());
+    this.when("finds", [finder.shown, finder.note, finder.progress], () => this.finds());
   }
 
   chips() {
@@ -168,7 +168,32 @@ export class Panel {
           make("button", { type: "button", className: "sam-button sam-small", textContent: "Let go", onclick: () => finder.stop() }),
         ]
       : [make("button", { type: "button", className: "sam-button sam-small", textContent: "Close", onclick: () => finder.stop() })];
-    section.replaceChildren(make("p", { textContent: finder.note }), make("div", { className: "sam-row" }, ...buttons));
+    if (finder.others.length) {
+      const words = `Show ${finder.others.length} ${finder.others.length === 1 ? "other" : "others"}`;
+      buttons.splice(-1, 0, make("button", { type: "button", className: "sam-button sam-small", textContent: words, onclick: () => finder.showOthers() }));
+    }
+    const list = make("ul", { "aria-label": "Found masks" }, ...finder.shown.map((found) => this.found(found)));
+    const place = [...section.querySelectorAll("li")].findIndex((item) => item.contains(document.activeElement));
+    const scrolled = section.querySelector("ul")?.scrollTop ?? 0;
+    section.replaceChildren(make("p", { textContent: finder.note }), make("div", { className: "sam-row" }, ...buttons), list);
+    list.scrollTop = scrolled;
+    if (place >= 0) (list.children[Math.min(place, list.children.length - 1)]?.firstChild ?? buttons[0]).focus(); // the next one
+  }
+
+  /** A found mask by its name: to point at it without a mouse, and to see how sure its name is. */
+  found(found) {
+    const { app } = this;
+    const point = (at) => () => {
+      app.finder.hovered = at;
+      app.changed();
+    };
+    const swatch = make("i", { "aria-hidden": "true" });
+    swatch.style.background = found.color;
+    const about = found.likely === undefined ? `${found.detail} of the picture` : `${found.detail} likely`;
+    return make("li", {}, make("button", {
+      type: "button", "aria-label": `Keep ${found.title}, ${about}`, onclick: () => app.finder.keep(found),
+      onmouseenter: point(found), onmouseleave: point(null), onfocus: point(found), onblur: point(null),
+    }, swatch, make("span", { textContent: found.title }), make("small", { textContent: found.detail })));
   }
 }
 

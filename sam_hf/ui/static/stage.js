@@ -6,10 +6,13 @@
  * box, crosshair, brush}.
  */
 import { clampPoint, fit, pan, toPicture, toStage, zoomAt } from "./geometry.js";
+import { boundingBox } from "./rle.js";
 
 const ADD = "#0072b2"; // Okabe and Ito's blue and vermilion, with a glyph each: never told apart by colour alone
 const REMOVE = "#b34a00";
 const MARGIN = 16;
+
+const shortened = (name) => (name.length > 28 ? `${name.slice(0, 27)}…` : name);
 
 export class Stage {
   constructor(element) {
@@ -187,6 +190,7 @@ export class Stage {
     context.restore();
     context.setTransform(this.density, 0, 0, this.density, 0, 0);
     if (!scene.hidden) for (const object of scene.objects ?? []) this.drawLabel(context, object);
+    if (!scene.hidden && scene.hoverFind) this.drawFound(context, scene.hoverFind);
     this.drawPrompts(context, scene);
   }
 
@@ -263,14 +267,24 @@ export class Stage {
     context.lineWidth = 1.5;
     context.strokeStyle = object.color;
     context.strokeRect(x, y, width, height);
+    this.drawWords(context, shortened(object.name), object.color, [x - 1, y]);
+  }
+
+  /** What a found mask is called, and how likely it is that. */
+  drawFound(context, found) {
+    const [left, top] = boundingBox(found.rle) ?? [0, 0];
+    this.drawWords(context, `${shortened(found.title)}  ${found.detail}`, found.color, this.onStage([left, top]));
+  }
+
+  /** Words above a place, moved so that they are seen. */
+  drawWords(context, text, color, [x, y]) {
     context.font = "600 12px ui-sans-serif, system-ui, sans-serif";
-    const text = object.name.length > 28 ? `${object.name.slice(0, 27)}…` : object.name;
-    const long = context.measureText(text).width + 12;
-    const left = Math.min(Math.max(x - 1, 0), this.room.width - long);
-    const top = Math.max(y - 21, 0);
+    const long = context.measureText(text).width + 14;
+    const left = Math.min(Math.max(x, 0), this.room.width - long);
+    const top = Math.min(Math.max(y - 21, 0), this.room.height - 20);
     context.fillStyle = "rgb(16 18 24 / 88%)";
     context.fillRect(left, top, long, 20);
-    context.fillStyle = object.color;
+    context.fillStyle = color;
     context.fillRect(left, top, 4, 20);
     context.fillStyle = "#fff";
     context.fillText(text, left + 8, top + 14);
