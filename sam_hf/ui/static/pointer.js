@@ -92,6 +92,7 @@ export function listenToPointers(stage, app, signal) {
     if (fingers.size === 2) {
       drop();
       lastMiddle = null;
+      pinch(); // from here on
     } else if (fingers.size < 2 && !press) begin(event);
   });
   on("pointermove", (event) => {
@@ -102,6 +103,7 @@ export function listenToPointers(stage, app, signal) {
   });
   on("pointerup", (event) => {
     fingers.delete(event.pointerId);
+    lastMiddle = null; // a third finger has gone
     end(event);
   });
   on("pointercancel", (event) => {
