@@ -16,6 +16,7 @@ from typing import Any
 
 import gradio as gr
 from gradio.data_classes import FileData
+from gradio_client.utils import is_file_obj_with_meta
 
 STATIC = Path(__file__).resolve().parent / "static"
 # Gradio runs this once; "change" and "submit" stand here because it looks for the names of events in the text.
@@ -29,11 +30,12 @@ import(base + "/canvas.js").then((module) => module.mount(element, props, bridge
 // events: "change", "submit"
 """
 LARGEST_SESSION = 64 * 2**20  # bytes of JSON
+MAYBE = [{"type": "object"}, {"type": "null"}]
 SCHEMA = {
     "type": "object",
     "properties": {
-        "image": {"description": "the picture that is open, as FileData", "type": ["object", "null"]},
-        "session": {"description": "prompts and masks, see sam_hf.inference.session", "type": ["object", "null"]},
+        "image": {"description": "the picture that is open, as FileData, or null", "anyOf": MAYBE},
+        "session": {"description": "prompts and masks, see sam_hf.inference.session, or null", "anyOf": MAYBE},
     },
 }
 
@@ -98,7 +100,7 @@ class PromptCanvas(gr.HTML):
         image, session = payload.get("image"), payload.get("session")
         if session is not None and (not isinstance(session, dict) or len(json.dumps(session)) > LARGEST_SESSION):
             raise gr.Error("canvas: the session is not readable or too large", print_exception=False)
-        if image is not None and not isinstance(image, dict):
+        if image is not None and not is_file_obj_with_meta(image):  # only of these Gradio checks where they are
             raise gr.Error("canvas: expected image as an uploaded file", print_exception=False)
         return {"image": image, "session": session}
 
