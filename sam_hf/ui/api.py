@@ -115,7 +115,8 @@ class Api:
         """Opens a picture: reads it, encodes it, and keeps it for an hour after its last use.
 
         Args:
-            image: An uploaded picture (PNG, JPEG, WebP, TIFF, BMP, GIF; at most 20 MB and 50 megapixels).
+            image: An uploaded picture (PNG, JPEG, WebP, TIFF, BMP, GIF; at most 20 MB and 50 megapixels), or
+                {"picture": id} of one that is open, for another checkpoint.
             checkpoint: A name from /checkpoints; default: its default.
 
         Returns:
@@ -389,9 +390,12 @@ class Api:
     # --- what requests name --------------------------------------------------------------------------------------
 
     def _read(self, image: Any) -> tuple[Any, Any]:
-        """The file and the picture that a request names, but for those that are open already."""
+        """The file and the picture that a request names."""
         if not isinstance(image, dict):
             raise ValueError(f"image: expected an uploaded file or {{'picture': id}}, got {read.shown(image)}")
+        if "picture" in image:
+            file = self.pictures.get(image["picture"]).file
+            return file, file.open()
         if "example" in image:
             path = self._examples.get(image["example"]) if isinstance(image["example"], str) else None
             if path is None:
@@ -407,9 +411,7 @@ class Api:
             opened = self.pictures.get(image["picture"])
             if opened.checkpoint == chosen.name:
                 return chosen, opened
-            file, picture = opened.file, opened.file.open()
-        else:
-            file, picture = self._read(image)
+        file, picture = self._read(image)
         return chosen, OpenPicture(file, chosen.name, self._encoder.encode(chosen, picture))
 
 

@@ -7,15 +7,36 @@
 import { boundsOf, maskPrompt, outlineOfLogits, outlineOfRle, pathOf, shareOfLogits } from "./mask_drawing.js";
 import { decoderInput, offeredMasks, selectedMask, wantsThree } from "./prompts.js";
 import { area } from "./rle.js";
+import { lastOf } from "./server.js";
 
 const KEPT = 48;
 const SPECK = 32; // numbers of a line that is too short to be drawn where a mask is only hinted at
 
 export class Answers {
-  constructor({ decoder, server, picture, checkpoint }) {
-    Object.assign(this, { decoder, server, picture, checkpoint });
+  /** @param renew sends a picture again that the server has let go of; gives what it calls it now */
+  constructor({ decoder, server, picture, checkpoint, renew }) {
+    Object.assign(this, { decoder, server, picture, checkpoint, renew });
+    this.id = picture.key; // what the server calls it; the decoder knows it by its key for good
     this.known = new Map(); // key of steps -> promise of an answer
     this.phrases = new Map(); // text -> promise of a vector, or null where the server has to decode it
+  }
+
+  /** What the server answers about this picture. Where it does not know it any more, it gets it again and is asked again. */
+  async *stream(endpoint, data, how) {
+    for (let isSecond = false; ; isSecond = true) {
+      const image = { picture: this.id };
+      try {
+        yield* this.server.stream(endpoint, { image, checkpoint: this.checkpoint, ...data }, how);
+        return;
+      } catch (error) {
+        if (error.kind !== "expired" || isSecond) throw error;
+        if (this.id === image.picture) this.id = await this.renew();
+      }
+    }
+  }
+
+  call(endpoint, data, how) {
+    return lastOf(this.stream(endpoint, data, how));
   }
 
   /** Whether steps can be decoded here. */
@@ -33,6 +54,17 @@ export class Answers {
       if (this.known.size > KEPT) this.known.delete(this.known.keys().next().value);
     }
     return this.known.get(key);
+  }
+
+  /** The same steps with the masks chosen that they build on, so that nobody has to guess them: `selected` of the last. */
+  async pinned(steps, selected) {
+    const pin = async (step, place) => {
+      if (place === steps.length - 1) return { ...step, selected };
+      if (step.selected !== null || !wantsThree(step)) return step;
+      const { candidates } = await this.of(steps.slice(0, place + 1));
+      return { ...step, selected: selectedMask(step, candidates.map(({ score }) => score)) };
+    };
+    return Promise.all(steps.map(pin));
   }
 
   /** What a further step would give, if nothing newer is asked before; null where something was. Local steps only. */
@@ -72,8 +104,7 @@ export class Answers {
   }
 
   async decodeThere(steps) {
-    const image = { picture: this.picture.key };
-    const answer = await this.server.call("/segment", { image, checkpoint: this.checkpoint, steps });
+    const answer = await this.call("/segment", { steps });
     const [height, width] = this.picture.frame.size;
     const candidates = answer.masks.map(({ rle, score, area: pixels }) =>
       outlined({ score, rle, share: pixels / (height * width), logits: null }, () => outlineOfRle(rle)),

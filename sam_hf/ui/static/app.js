@@ -6,6 +6,7 @@ import { Answers, candidateOfRle } from "./answers.js";
 import { paint } from "./brush.js";
 import { boxOf, distance, isInside, rounded } from "./geometry.js";
 import { Finder } from "./finding.js";
+import { Keeper } from "./keeping.js";
 import { NOTHING, nextStep, selectedMask, withPoint, without, withoutPoint } from "./prompts.js";
 import { boundingBox, contains } from "./rle.js";
 import { maskSentence, percent } from "./speech.js";
@@ -16,8 +17,8 @@ const MAKING = "#1e7bff"; // the mask that is being made, and the one under the 
 const SMALLEST_BOX = 3; // stage pixels
 
 export class App {
-  constructor({ server, stage, say, tell, changed }) {
-    Object.assign(this, { server, stage, say, tell, changed });
+  constructor({ server, stage, say, tell, renew, changed }) {
+    Object.assign(this, { server, stage, say, tell, renew, changed });
     this.tool = "point";
     this.adds = true; // the Add/Remove switch
     this.brushSize = 28; // stage pixels
@@ -27,6 +28,10 @@ export class App {
     this.isCutout = false;
     this.drawings = new Map(); // RLE's counts -> candidate, for kept objects
     this.finder = new Finder(this);
+    this.keeper = new Keeper(this);
+    this.requests = 0; // how often something was asked: an answer to an earlier one is dropped
+    this.asked = null; // promise of the newest
+    this.painting = Promise.resolve(); // until all strokes are part of the document
     this.forgetPicture();
   }
 
@@ -34,8 +39,9 @@ export class App {
     this.history = state.begin();
     this.picture = null; // what is shown: {size, name}
     this.answers = null; // once it is encoded
-    this.answer = null; // to the steps that hold
+    this.shown = null; // {steps, answer, answers}: the newest answer, what it answers and who gave it
     this.isAsking = false;
+    this.requests++;
     this.glanced = null;
     this.crosshair = null;
     this.corner = null;
@@ -61,10 +67,20 @@ export class App {
     return this.isReady && (this.tool === "point" || this.tool === "box");
   }
 
+  /** What is drawn: the answer to the steps that hold, or to those before while they are being decoded. */
+  get answer() {
+    return this.shown?.answer ?? null;
+  }
+
+  /** Whether the answer is one to the steps that hold. */
+  get isCurrent() {
+    return this.shown !== null && this.shown.steps === this.document.steps;
+  }
+
   /** Place among the candidates of the mask that holds. */
   get selected() {
-    if (!this.answer) return null;
-    return selectedMask(this.document.steps.at(-1), this.answer.candidates.map(({ score }) => score));
+    if (!this.shown) return null;
+    return selectedMask(this.shown.steps.at(-1), this.answer.candidates.map(({ score }) => score));
   }
 
   get chosen() {
@@ -80,8 +96,8 @@ export class App {
 
   /** The picture is encoded: prompts are answered from now on. */
   ready(picture, decoder) {
-    const { server, checkpoint } = this;
-    this.answers = new Answers({ decoder, server, picture, checkpoint });
+    const { server, checkpoint, renew } = this;
+    this.answers = new Answers({ decoder, server, picture, checkpoint, renew });
     this.say(decoder ? "Ready. Hover to see a mask, click to begin an object." : "Ready. Click to begin an object.");
     this.refresh();
     if (this.pointer) this.hover(this.pointer);
@@ -109,30 +125,42 @@ export class App {
     return this.refresh();
   }
 
-  /** The answer to the steps that hold. What comes late, after another step, is dropped. */
-  async refresh() {
+  /** The answer to the steps that hold. */
+  refresh() {
+    this.asked = this.ask();
+    return this.asked;
+  }
+
+  /** What comes late, after another step, is dropped. */
+  async ask() {
     const { steps } = this.document;
     const { answers } = this;
+    const request = ++this.requests;
     this.glanced = null;
-    if (!steps.length || !answers) {
-      this.answer = null;
-      this.isAsking = false;
-      return this.changed();
-    }
-    this.isAsking = true;
+    this.isAsking = steps.length > 0 && answers !== null;
     this.changed();
-    try {
-      const answer = await answers.of(steps);
-      if (this.document.steps !== steps || this.answers !== answers) return undefined;
-      this.answer = answer;
-      this.say(maskSentence(answer, this.selected));
-    } catch (error) {
-      if (this.document.steps !== steps || this.answers !== answers) return undefined;
-      this.answer = null;
-      this.tell(error, () => this.refresh());
+    if (!this.isAsking) {
+      this.shown = null;
+      return;
     }
+    let shown = null;
+    try {
+      shown = { steps, answers, answer: await answers.of(steps) };
+    } catch (error) {
+      if (request === this.requests) this.tell(error, () => this.refresh());
+    }
+    if (request !== this.requests) return;
+    this.shown = shown;
     this.isAsking = false;
-    return this.changed();
+    if (shown) this.say(maskSentence(shown.answer, this.selected));
+    this.changed();
+  }
+
+  /** Another prompt on top of those that hold; while a mask is being kept, on top of what holds then. */
+  prompt(next) {
+    if (this.keeper.keeping) return this.keeper.keeping.then(() => this.prompt(next));
+    const { document } = this;
+    return this.go(state.addStep(document, next(document.steps)));
   }
 
   // --- pointing ------------------------------------------------------------------------------------------------------
@@ -182,6 +210,7 @@ export class App {
     this.stage.overlay.focus({ preventScroll: true });
     if (!isInside(place, this.stage.size)) return undefined;
     if (!this.isReady) return this.say("The picture is being encoded. One moment.");
+    if (this.keeper.keeping) return this.keeper.keeping.then(() => this.click(place, removes));
     if (this.finder.pick(place)) return undefined;
     const { document } = this;
     const marker = this.markerAt(place);
@@ -193,7 +222,7 @@ export class App {
     }
     if (this.tool !== "point" && place !== this.crosshair) this.setTool("point");
     const label = (removes ? !this.adds : this.adds) ? 1 : 0;
-    return this.go(state.addStep(document, withPoint(document.steps, rounded(place), label)));
+    return this.prompt((steps) => withPoint(steps, rounded(place), label));
   }
 
   markerAt(place) {
@@ -232,13 +261,12 @@ export class App {
     this.box = this.corner = null;
     const scale = this.stage.view.scale;
     if ((x1 - x0) * scale < SMALLEST_BOX || (y1 - y0) * scale < SMALLEST_BOX) return this.changed();
-    const { document } = this;
-    return this.go(state.addStep(document, nextStep(document.steps, { box: [x0, y0, x1, y1] })));
+    return this.prompt((steps) => nextStep(steps, { box: [x0, y0, x1, y1] }));
   }
 
   dropDrag() {
     this.box = null;
-    this.strokes = [];
+    this.strokes = this.strokes.filter(({ isDone }) => isDone);
     this.changed();
   }
 
@@ -251,25 +279,41 @@ export class App {
   beginStroke(place, removes) {
     if (!this.isReady) return this.say("The picture is being encoded. One moment.");
     const erases = removes ? this.adds : !this.adds;
-    this.strokes = [{ points: [place], radius: this.brushRadius, erases }];
+    this.strokes = [...this.strokes, { points: [place], radius: this.brushRadius, erases, isDone: false }];
     return this.changed();
   }
 
   continueStroke(places) {
     this.pointer = places.at(-1);
-    this.strokes[0]?.points.push(...places);
+    const stroke = this.strokes.at(-1);
+    if (stroke && !stroke.isDone) stroke.points.push(...places);
     this.changed();
   }
 
-  async endStroke() {
-    const { strokes, document, answers } = this;
-    if (!strokes.length) return undefined;
-    const base = document.steps.length ? document.steps.at(-1).brush ?? (this.chosen && (await answers.rle(this.chosen))) : null;
-    this.strokes = [];
-    if (this.document !== document) return this.changed();
-    const brush = paint(strokes, this.stage.size, base);
-    if (!brush) return this.go(state.setSteps(document, []));
-    return this.go(state.addStep(document, nextStep(document.steps, { brush })));
+  /** A stroke is complete. Strokes are put on the mask one after the other, each on what the one before has led to. */
+  endStroke() {
+    const stroke = this.strokes.at(-1);
+    if (!stroke || stroke.isDone) return this.painting;
+    stroke.isDone = true;
+    this.painting = this.painting.then(() => this.paint(stroke));
+    return this.painting;
+  }
+
+  async paint(stroke) {
+    try {
+      while (this.isAsking || this.keeper.keeping) await (this.keeper.keeping ?? this.asked);
+      if (!this.strokes.includes(stroke)) return; // another picture by now
+      const { steps } = this.document;
+      const base = steps.length ? steps.at(-1).brush ?? (this.chosen && (await this.shown.answers.rle(this.chosen))) : null;
+      if (this.document.steps !== steps) return void this.say("The prompts have changed meanwhile. Paint again.");
+      const brush = paint([stroke], this.stage.size, base);
+      this.go(brush ? state.addStep(this.document, nextStep(steps, { brush })) : state.setSteps(this.document, []));
+    } catch (error) {
+      this.tell(error);
+    } finally {
+      this.strokes = this.strokes.filter((one) => one !== stroke);
+      this.changed();
+    }
   }
 
   // --- text ----------------------------------------------------------------------------------------------------------
@@ -278,14 +322,15 @@ export class App {
   describe(text) {
     if (!this.isReady) return this.say("The picture is being encoded. One moment.");
     this.finder.clear();
-    return this.go(state.addStep(this.document, nextStep(this.document.steps, { text })));
+    return this.prompt((steps) => nextStep(steps, { text }));
   }
 
   // --- masks and objects ---------------------------------------------------------------------------------------------
 
   choose(index) {
-    if (!this.answer || this.answer.candidates.length <= index) return;
+    if (!this.isCurrent || this.answer.candidates.length <= index) return; // of masks that are offered still
     this.history = state.amend(this.history, state.chooseMask(this.document, index));
+    this.shown = { ...this.shown, steps: this.document.steps };
     this.say(maskSentence(this.answer, index));
     this.changed();
   }
@@ -297,6 +342,7 @@ export class App {
 
   /** Tab: the next mask; false past the last one, and the focus goes on. */
   tab(by) {
+    if (this.isAsking) return true; // a moment later there is something to choose from
     const count = this.answer?.candidates.length ?? 0;
     const next = (this.selected ?? 0) + by;
     if (count < 2 || next < 0 || next >= count) return false;
@@ -304,30 +350,8 @@ export class App {
     return true;
   }
 
-  async keep() {
-    const { document, chosen, answers } = this;
-    if (!chosen) return this.say("There is no mask to keep yet.");
-    const selected = this.selected;
-    const rle = await answers.rle(chosen).catch((error) => this.tell(error));
-    if (!rle || this.document !== document) return undefined;
-    if (!boundingBox(rle)) return this.say("This mask is empty. Choose another one or move the point.");
-    const fixed = state.chooseMask(document, selected); // a session says which mask it was
-    await this.go(state.keep(fixed, { rle, score: chosen.score }));
-    const kept = this.document.objects.find(({ id }) => id === this.document.selected);
-    this.say(`Kept as ${kept.name}. ${this.document.objects.length} objects.`);
-    if (chosen.logits) this.confirm(kept, answers);
-    return kept;
-  }
-
-  /** The server's mask is the one that counts; this browser's differs from it by single pixels along the outline. */
-  async confirm(kept, answers) {
-    const image = { picture: answers.picture.key };
-    const data = { image, checkpoint: answers.checkpoint, steps: kept.steps };
-    const answer = await this.server.call("/segment", data).catch(() => null); // ours is good enough then
-    if (!answer) return;
-    const { rle } = answer.masks[answer.selected];
-    this.history = state.amendEverywhere(this.history, kept.id, kept.rle, { rle, original: rle });
-    this.changed();
+  keep() {
+    return this.keeper.keep();
   }
 
   keepFound(masks) {
@@ -361,17 +385,8 @@ export class App {
     if (this.document.selected) this.remove(this.document.selected);
   }
 
-  /** Fills holes and drops islands of a kept object, from its mask as it was; `values` are the sliders'. */
-  async refine(id, values) {
-    const object = this.document.objects.find((candidate) => candidate.id === id);
-    const { fill_holes, drop_islands } = { ...object, ...values };
-    try {
-      const { rle } = await this.server.call("/refine", { rle: object.original, fill_holes, drop_islands, polygon_detail: null });
-      if (!this.document.objects.some((candidate) => candidate.id === id)) return;
-      await this.update(id, { ...values, rle });
-    } catch (error) {
-      this.tell(error, () => this.refine(id, values));
-    }
+  refine(id, values) {
+    return this.keeper.refine(id, values);
   }
 
   // --- view ----------------------------------------------------------------------------------------------------------

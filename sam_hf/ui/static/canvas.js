@@ -12,6 +12,7 @@ import { listenToKeys } from "./keys.js";
 import { iconButton, make, Panel } from "./panel.js";
 import { encode, openPicture } from "./picture_loading.js";
 import { listenToPointers } from "./pointer.js";
+import { Recovery } from "./recovery.js";
 import { explained, Server, ServerError } from "./server.js";
 import { fillHelp, HINTS, makeSpeech } from "./speech.js";
 import { Stage } from "./stage.js";
@@ -55,15 +56,20 @@ class Page {
       stage: this.stage,
       say: makeSpeech(this.part("status")),
       tell: (error, again) => this.tell(error, again),
+      renew: () => this.recovery.sendAgain(),
       changed: () => this.changed(),
     });
     this.app.help = () => this.part("help").showModal();
     this.panel = new Panel(this.part, this.app);
     this.files = new Files(this);
+    this.recovery = new Recovery(this);
     this.listening = new AbortController();
     this.ticket = null; // of the picture that is being opened
     this.decoders = new Map(); // checkpoint -> promise of {decoder, about}
     this.source = null;
+    this.origin = null; // what the server can be given again
+    this.lastAnswers = null; // about the picture that is open, by whichever checkpoint
+    this.again = null; // does once more what was cancelled
     this.told = null;
     this.wire();
   }
@@ -127,6 +133,8 @@ class Page {
   async open(source) {
     const ticket = this.newTicket();
     this.source = source;
+    this.lastAnswers = this.origin = null;
+    this.again = () => this.open(source);
     this.part("empty").hidden = true;
     this.dismiss();
     const { checkpoint } = this.app;
@@ -147,10 +155,14 @@ class Page {
     try {
       const opened = await openPicture(this.server, source, checkpoint, steps);
       const file = source.example?.name ?? source.name ?? opened.name;
-      if (this.ticket === ticket) await this.opened(ticket, { ...opened, title: name, file }, decoder);
+      if (this.ticket !== ticket) return false;
+      this.origin = source.example ? source : new File([opened.blob], file, { type: opened.blob.type });
+      this.shownAs = { title: name, file, sha256: opened.sha256, sent: opened.sent };
+      await this.opened(ticket, opened, decoder);
     } catch (error) {
-      this.failed(ticket, error, () => this.open(this.source));
+      this.failed(ticket, error, this.again);
     }
+    return this.ticket === ticket && this.app.isReady;
   }
 
   newTicket() {
@@ -171,13 +183,14 @@ class Page {
   async opened(ticket, opened, decoder) {
     const { picture: key, size, resized, shape, bytes } = opened;
     if (this.stage.bitmap && String(this.stage.size) !== String(size)) this.stage.setPicture(this.stage.bitmap, size);
-    this.image = { name: opened.name ?? opened.file, size, sha256: opened.sha256 };
-    this.app.showPicture({ name: opened.title, size });
+    const { title, file, sha256 } = this.shownAs;
+    this.image = { name: opened.name ?? file, size, sha256 };
+    this.app.showPicture({ name: title, size });
     const picture = { key, frame: { size, resized, padded: Math.max(...resized) }, low: 4 * shape[2], textWidth: 0 };
     let loaded = await Promise.race([decoder, new Promise((resolve) => setTimeout(resolve, 400, null))]);
     if (this.ticket !== ticket) return;
     if (!loaded) {
-      this.app.ready(picture, null);
+      this.ready(picture, null);
       this.busy("Preparing the preview under the mouse");
       loaded = await decoder;
     }
@@ -187,12 +200,18 @@ class Page {
     if (here) await warmUp(here, key, bytes, shape);
     if (this.ticket !== ticket) return;
     this.busy(null);
-    this.app.ready(picture, here);
+    this.ready(picture, here);
   }
 
-  async openValue(value) {
-    await this.open({ file: value.image, name: value.image.orig_name ?? "picture" });
-    if (value.session && this.app.hasPicture) this.showSession(value.session);
+  ready(picture, decoder) {
+    this.app.ready(picture, decoder);
+    this.lastAnswers = this.app.answers;
+  }
+
+  /** What Python has set: a picture, the objects of a session, or both. */
+  async openValue({ image, session }) {
+    const isOpen = image ? await this.open({ file: image, name: image.orig_name ?? "picture" }) : this.app.isReady;
+    if (session && isOpen) this.showSession(session);
   }
 
   /** The decoder of a checkpoint; `decoder` is null where WebAssembly does not work and the server has to decode. */
@@ -229,29 +248,33 @@ class Page {
   /** Another model for the same picture: kept objects stay, the object being made begins anew. */
   async changeCheckpoint(name) {
     const { app } = this;
-    const kept = app.document.objects;
-    app.checkpoint = name;
+    app.checkpoint = this.part("checkpoint").value = name;
     this.showDevice();
     if (!this.source) return;
+    if (!this.lastAnswers) return void this.open(this.source);
     const ticket = this.newTicket();
-    const picture = app.answers?.picture.key;
-    if (!picture) return void this.open(this.source);
+    this.again = () => this.changeCheckpoint(name);
+    this.dismiss();
     app.answers = null;
     app.go(state.clear(app.document));
-    const shownAs = { file: this.image.name, title: app.picture.name };
     try {
       const busy = (words, share) => this.ticket === ticket && this.busy(words, share);
-      const opened = await encode(this.server, { picture }, name, { signal: ticket.signal, busy });
-      await this.opened(ticket, { ...opened, ...shownAs, sha256: this.image.sha256 }, this.decoderOf(name));
-      this.app.say(`${kept.length} objects kept.`);
+      const asked = (how) => this.lastAnswers.stream("/embed", { checkpoint: name }, how);
+      const opened = await encode(this.server, asked, { signal: ticket.signal, busy });
+      if (this.ticket === ticket) await this.opened(ticket, opened, this.decoderOf(name));
     } catch (error) {
-      this.failed(ticket, error, () => this.changeCheckpoint(name));
+      this.failed(ticket, error, this.again);
     }
   }
 
+  /** The objects of a session, or a sentence about what is wrong with it. */
   showSession(session) {
-    this.app.go(state.documentOf(session, this.stage.size));
-    this.app.say(`${this.app.document.objects.length} objects opened.`);
+    try {
+      this.app.go(state.documentOf(session, this.stage.size));
+      this.app.say(`${this.app.document.objects.length} objects opened.`);
+    } catch (error) {
+      this.tell(error);
+    }
   }
 
   session() {
@@ -276,8 +299,9 @@ class Page {
     this.part("message-text").textContent = shown.message ?? shown;
     this.part("message").hidden = false;
     this.part("message").classList.toggle("sam-plain", isPlain);
-    this.retry = shown.kind === "expired" && this.source ? () => this.open(this.source) : again;
-    this.element.querySelector("[data-action=retry]").hidden = !this.retry;
+    this.retry = again;
+    this.element.querySelector("[data-action=retry]").hidden = !again;
+    if (shown.kind === "offline") this.recovery.waitForServer();
   }
 
   dismiss() {
@@ -328,7 +352,8 @@ class Page {
     this.told = this.app.document;
     clearTimeout(this.telling);
     this.telling = setTimeout(() => {
-      this.sent = { image: this.props.value?.image ?? null, session: this.session() };
+      const { sent } = this.shownAs;
+      this.sent = { image: sent.path ? sent : null, session: this.session() };
       this.props.value = this.sent;
     }, 400);
   }
@@ -383,8 +408,7 @@ class Page {
     this.bridge.watch("value", () => {
       const { value } = this.props;
       if (JSON.stringify(value) === JSON.stringify(this.sent)) return;
-      if (value?.image) this.openValue(value);
-      else if (value?.session && app.isReady) this.showSession(value.session);
+      if (value) this.openValue(value);
     });
     window.addEventListener("resize", () => this.layout(), { signal });
     // Gradio has no event for a component that goes away.
@@ -406,7 +430,7 @@ class Page {
     if (this.app.finder.progress) return this.app.finder.stop();
     this.newTicket(); // whatever is being opened is not waited for any more
     this.busy(null);
-    if (!this.app.isReady) this.tell("Cancelled.", this.source && (() => this.open(this.source)), true);
+    if (!this.app.isReady) this.tell("Cancelled.", this.again, true);
     return this.app.say("Cancelled.");
   }
 

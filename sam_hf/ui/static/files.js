@@ -45,8 +45,8 @@ export class Files {
     this.page.busy("Writing file");
     try {
       const shown = format === "background" || format === "cutout" ? objects.filter(({ hidden }) => !hidden) : objects;
-      const data = { image: { picture: app.answers.picture.key }, checkpoint: app.checkpoint, objects: shown.map(({ id, original, ...rest }) => rest), format, name: this.page.image.name };
-      const file = await this.page.server.call("/export", data);
+      const data = { objects: shown.map(({ id, original, ...rest }) => rest), format, name: this.page.image.name };
+      const file = await app.answers.call("/export", data);
       const url = URL.createObjectURL(await (await this.page.server.bytes(file)).blob());
       make("a", { href: url, download: file.orig_name ?? file.path.split("/").at(-1) }).click();
       setTimeout(() => URL.revokeObjectURL(url), 60000);

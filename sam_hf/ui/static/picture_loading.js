@@ -35,7 +35,7 @@ export function checkFile(file) {
 /**
  * @param source {File} or {example: {name, title, url, size}} or {file: FileData, name} that the server has already
  * @param stage what to do at each stage: {shown(bitmap, size), busy(sentence, share)}
- * @returns {Promise<object>} /embed's last answer, the file's name and, if it is a File, its SHA-256
+ * @returns {Promise<object>} what `encode` gives, `image` as later requests may name it, the file's `blob` and SHA-256
  */
 export async function openPicture(server, source, checkpoint, { signal, shown, busy }) {
   const isFile = source instanceof Blob;
@@ -46,31 +46,42 @@ export async function openPicture(server, source, checkpoint, { signal, shown, b
   const seen = await preview(blob);
   if (signal.aborted) throw new ServerError("Cancelled.", "cancelled");
   if (seen) shown(seen.bitmap, seen.size);
-  let image = source.file ?? { example: source.example?.name };
-  if (isFile) image = await server.upload(source, { signal, progress: (share) => busy("Sending picture", share) });
-  const opened = await encode(server, image, checkpoint, { signal, busy });
+  const image = source.file ?? (await sent(server, source, { signal, busy }));
+  const opened = await encode(server, (how) => server.stream("/embed", { image, checkpoint }, how), { signal, busy });
   if (!seen) {
     const copy = await preview(await (await server.bytes(opened.image, { signal })).blob());
     if (copy) shown(copy.bitmap, opened.size);
   }
-  return { ...opened, seenSize: seen?.size ?? opened.size, sha256: await sha256(blob) };
+  return { ...opened, sent: image, blob, sha256: await sha256(blob) };
 }
 
-/** Asks for the embedding, telling what goes on; a large model on a small machine takes its time, so seconds are told. */
-export async function encode(server, image, checkpoint, { signal, busy }) {
+/** An image for requests: the name of an example, else a file that has been sent. */
+export async function sent(server, source, { signal, busy }) {
+  if (source.example) return { example: source.example.name };
+  return server.upload(source, { signal, progress: (share) => busy("Sending picture", share) });
+}
+
+/** /embed's last answer and the embedding's bytes; `asked` asks for them. */
+export async function encode(server, asked, { signal, busy }) {
+  const opened = await embed(asked, { signal, busy });
+  const bytes = await (await server.bytes(opened.embedding, { signal })).arrayBuffer();
+  return { ...opened, bytes };
+}
+
+/** Has a picture encoded, telling what goes on: how long it will take is not known, so seconds are told. */
+export async function embed(asked, { signal, busy }) {
   const began = performance.now();
   let words = "Sending picture";
   const clock = setInterval(() => busy(`${words}, ${Math.round((performance.now() - began) / 1000)} s`), 1000);
   try {
     let opened = null;
     const waiting = (place) => busy((words = `Waiting, ${place} before you`));
-    for await (const step of server.stream("/embed", { image, checkpoint }, { signal, waiting })) {
+    for await (const step of asked({ signal, waiting })) {
       if (step.stage === "ready") opened = step;
-      else busy((words = { loading: "Loading model", reading: "Reading picture", encoding: "Encoding" }[step.stage]), step.share);
+      else busy((words = { loading: "Loading model", reading: "Reading picture", encoding: "Encoding" }[step.stage]));
     }
     if (!opened) throw new ServerError("The picture could not be encoded. Try again.");
-    const bytes = await (await server.bytes(opened.embedding, { signal })).arrayBuffer();
-    return { ...opened, bytes };
+    return opened;
   } finally {
     clearInterval(clock);
   }

@@ -32,10 +32,14 @@ export class Server {
   }
 
   /** One answer. */
-  async call(endpoint, data, { signal, seconds } = {}) {
-    let last;
-    for await (const answer of this.stream(endpoint, data, { signal, seconds: seconds ?? SECONDS[endpoint] })) last = answer;
-    return last;
+  call(endpoint, data, how) {
+    return lastOf(this.stream(endpoint, data, how));
+  }
+
+  /** Whether the server answers at all. */
+  async isThere() {
+    const answer = await fetch(`${this.root}/gradio_api/app_id`, { cache: "no-store" }).catch(() => null);
+    return Boolean(answer?.ok);
   }
 
   /**
@@ -43,8 +47,9 @@ export class Server {
    * @param {{signal?: AbortSignal, seconds?: number, waiting?: (place: number) => void}} options `waiting` hears how
    *   many are before us.
    */
-  async *stream(endpoint, data, { signal, seconds = PATIENCE, waiting } = {}) {
-    const client = await this.connect();
+  async *stream(endpoint, data, { signal, seconds = SECONDS[endpoint] ?? PATIENCE, waiting } = {}) {
+    const connection = this.connect();
+    const client = await connection;
     if (signal?.aborted) throw new ServerError("Cancelled.", "cancelled");
     const job = client.submit(endpoint, data);
     let stop;
@@ -72,7 +77,10 @@ export class Server {
         }
       }
     } catch (error) {
-      throw error instanceof ServerError ? error : explained(error);
+      const failure = error instanceof ServerError ? error : explained(error);
+      // Gradio's client holds a broken stream to be open for ever, and would wait for answers from it.
+      if (failure.kind === "offline" && this.client === connection) this.client = null;
+      throw failure;
     } finally {
       clearTimeout(timer);
       signal?.removeEventListener("abort", cancelled);
@@ -110,7 +118,14 @@ export class Server {
   }
 }
 
-const offline = () => new ServerError("The server cannot be reached. Check the connection and try again.", "offline");
+/** The last answer of several. */
+export async function lastOf(answers) {
+  let last;
+  for await (const answer of answers) last = answer;
+  return last;
+}
+
+const offline = () => new ServerError("The server cannot be reached. This page looks for it and goes on by itself.", "offline");
 
 /** What the client threw or reported, as a sentence. */
 export function explained(failure) {

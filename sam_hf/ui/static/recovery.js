@@ -1,0 +1,49 @@
+/** What the page does when the server is gone for a while, or has let go of the picture that is open. */
+import { embed, sent } from "./picture_loading.js";
+
+const PAUSES = [1, 2, 3, 5, 10]; // seconds between looking for the server; the last one again and again
+
+export class Recovery {
+  /** @param page see canvas.js */
+  constructor(page) {
+    this.page = page;
+    this.looking = false;
+    this.sending = null;
+  }
+
+  /** Looks for the server until it is there, then does once more what failed, unless its message was closed. */
+  async waitForServer() {
+    if (this.looking) return;
+    this.looking = true;
+    const { page } = this;
+    for (let turn = 0; ; turn++) {
+      await new Promise((resolve) => setTimeout(resolve, 1000 * PAUSES[Math.min(turn, PAUSES.length - 1)]));
+      if (!page.element.isConnected) return;
+      if (await page.server.isThere()) break;
+    }
+    this.looking = false;
+    page.app.say("The server is back.");
+    if (page.part("message").hidden) return;
+    page.dismiss();
+    page.retry?.();
+  }
+
+  /** Sends the picture again; gives what the server calls it now. Asked by several at once, it is sent once. */
+  sendAgain() {
+    this.sending ??= this.send().finally(() => (this.sending = null));
+    return this.sending;
+  }
+
+  async send() {
+    const { page } = this;
+    const { origin, ticket } = page;
+    const { checkpoint } = page.lastAnswers;
+    const { signal } = ticket;
+    const busy = (words, share) => page.ticket === ticket && page.busy(words, share);
+    busy("Opening the picture again");
+    const image = await sent(page.server, origin, { signal, busy });
+    const { picture } = await embed((how) => page.server.stream("/embed", { image, checkpoint }, how), { signal, busy });
+    if (page.ticket === ticket) page.busy(null);
+    return picture;
+  }
+}
