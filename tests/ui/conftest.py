@@ -3,11 +3,13 @@
 import io
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
 
 pytest.importorskip("gradio", reason="needs the extra `app`")
+WAIT = 120_000  # milliseconds; the machine may be busy
 
 
 @pytest.fixture(scope="session")
@@ -138,3 +140,121 @@ def overlap():
         return np.logical_and(first, second).sum() / union if union else 1.0
 
     return iou
+
+
+class Screen:
+    """A page and what a person does to it; places are original pixels."""
+
+    thing = (295, 330)  # a place in the first example on which there is something
+
+    def __init__(self, page):
+        self.page = page
+        self.errors = []  # what the page has left unhandled
+        page.on("pageerror", lambda error: self.errors.append(f"{error} {error.stack}"))
+
+    def app(self, expression, argument=None):
+        """A JavaScript expression on `app` (app.js)."""
+        page = "const page = document.querySelector('.sam').page, app = page.app"
+        code = f"(argument) => {{ {page}; return {expression}; }}"
+        return self.page.evaluate(code, argument)
+
+    def until(self, expression):
+        page = "const page = document.querySelector('.sam')?.page, app = page?.app"
+        code = f"() => {{ {page}; return app && ({expression}); }}"
+        self.page.wait_for_function(code, timeout=WAIT)
+
+    def wait_ready(self):
+        self.until("app.isReady && app.answers.decoder")
+
+    def settled(self):
+        self.until("!app.isAsking && !app.strokes.length && !page.isStale")
+
+    def place(self, x, y):
+        code = """(() => {
+            const box = page.stage.overlay.getBoundingClientRect();
+            const [x, y] = page.stage.onStage(argument);
+            return [box.left + x, box.top + y];
+        })()"""
+        return self.app(code, [x, y])
+
+    def click(self, x, y, **how):
+        self.page.mouse.click(*self.place(x, y), **how)
+        self.settled()
+
+    def drag(self, *places):
+        self.page.mouse.move(*self.place(*places[0]))
+        self.page.mouse.down()
+        for place in places[1:]:
+            self.page.mouse.move(*self.place(*place), steps=4)
+        self.page.mouse.up()
+        self.settled()
+
+    def press(self, *keys):
+        self.page.focus("[data-part=overlay]")
+        for key in keys:
+            self.page.keyboard.press(key)
+        self.settled()
+
+    def steps(self):
+        return self.app("app.document.steps")
+
+    def objects(self):
+        return self.app("app.document.objects")
+
+    def mask(self):
+        """The mask that is chosen, as this browser would keep it."""
+        return self.app("app.answers.rle(app.chosen)")
+
+    def open(self, content, name="picture.png", mime="image/png"):
+        self.page.set_input_files("[data-part=file]", {"name": name, "mimeType": mime, "buffer": content})
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium; its camera shows a moving pattern."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright, see the extra `test`")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("no Chromium on this machine")
+    camera = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu", *camera])
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def look(tmp_path_factory):
+    """Saves a screenshot, in $SAM_HF_SCREENSHOTS if that is set."""
+    folder = os.environ.get("SAM_HF_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots")
+    return lambda screen, name, **how: screen.page.screenshot(path=f"{folder}/{name}.png", **how)
+
+
+@pytest.fixture
+def enter(browser, address):
+    """Opens the app in a new window and waits until masks are decoded there; errors that it leaves fail the test."""
+    contexts, screens = [], []
+
+    def run(path="", ready=True, script=None, at=None, **how):
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, "accept_downloads": True, **how})
+        contexts.append(context)
+        page = context.new_page()
+        if script:
+            page.add_init_script(script)
+        screens.append(screen := Screen(page))
+        page.goto((at or address) + path)
+        if ready:
+            screen.wait_ready()
+        return screen
+
+    yield run
+    errors = [error for screen in screens for error in screen.errors]
+    for context in contexts:
+        context.close()
+    assert not errors
+
+
+@pytest.fixture
+def screen(enter):
+    """The app with the picture that opens by itself."""
+    return enter()

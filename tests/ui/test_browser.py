@@ -2,8 +2,6 @@
 
 import io
 import json
-import os
-import shutil
 import zipfile
 from xml.etree import ElementTree
 
@@ -11,137 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright, see the extra `test`")
-if CHROMIUM is None:
-    pytest.skip("no Chromium on this machine", allow_module_level=True)
-
-pytestmark = pytest.mark.xdist_group("browser")
+pytestmark = pytest.mark.xdist_group("app")
 WAIT = 120_000  # milliseconds; the machine may be busy
-
-
-class Screen:
-    """A page and what a person does to it; places are original pixels."""
-
-    def __init__(self, page):
-        self.page = page
-        self.errors = []
-        # a connection that is closed with its window is none
-        page.on("pageerror", lambda error: "abort" in str(error).lower() or self.errors.append(str(error)))
-
-    def app(self, expression, argument=None):
-        """A JavaScript expression on `app` (app.js)."""
-        page = "const page = document.querySelector('.sam').page, app = page.app"
-        code = f"(argument) => {{ {page}; return {expression}; }}"
-        return self.page.evaluate(code, argument)
-
-    def until(self, expression):
-        page = "const page = document.querySelector('.sam')?.page, app = page?.app"
-        code = f"() => {{ {page}; return app && ({expression}); }}"
-        self.page.wait_for_function(code, timeout=WAIT)
-
-    def wait_ready(self):
-        self.until("app.isReady && app.answers.decoder")
-
-    def settled(self):
-        self.until("!app.isAsking && !app.strokes.length && !page.isStale")
-
-    def place(self, x, y):
-        code = """(() => {
-            const box = page.stage.overlay.getBoundingClientRect();
-            const [x, y] = page.stage.onStage(argument);
-            return [box.left + x, box.top + y];
-        })()"""
-        return self.app(code, [x, y])
-
-    def click(self, x, y, **how):
-        self.page.mouse.click(*self.place(x, y), **how)
-        self.settled()
-
-    def drag(self, *places):
-        self.page.mouse.move(*self.place(*places[0]))
-        self.page.mouse.down()
-        for place in places[1:]:
-            self.page.mouse.move(*self.place(*place), steps=4)
-        self.page.mouse.up()
-        self.settled()
-
-    def press(self, *keys):
-        self.page.focus("[data-part=overlay]")
-        for key in keys:
-            self.page.keyboard.press(key)
-        self.settled()
-
-    def steps(self):
-        return self.app("app.document.steps")
-
-    def objects(self):
-        return self.app("app.document.objects")
-
-    def mask(self):
-        """The mask that is chosen, as this browser would keep it."""
-        return self.app("app.answers.rle(app.chosen)")
-
-    def open(self, content, name="picture.png", mime="image/png"):
-        self.page.set_input_files("[data-part=file]", {"name": name, "mimeType": mime, "buffer": content})
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield started
-        started.close()
-
-
-@pytest.fixture(scope="module")
-def look(tmp_path_factory):
-    """Saves a screenshot, in $SAM_HF_SCREENSHOTS if that is set."""
-    folder = os.environ.get("SAM_HF_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots")
-    return lambda screen, name, **how: screen.page.screenshot(path=f"{folder}/{name}.png", **how)
-
-
-@pytest.fixture
-def enter(browser, address):
-    """Opens the app in a new window and waits until masks are decoded there."""
-    contexts = []
-
-    def run(path="", ready=True, script=None, **how):
-        context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, "accept_downloads": True, **how})
-        contexts.append(context)
-        page = context.new_page()
-        if script:
-            page.add_init_script(script)
-        screen = Screen(page)
-        page.goto(address + path)
-        if ready:
-            screen.wait_ready()
-        return screen
-
-    yield run
-    for context in contexts:
-        context.close()
-
-
-@pytest.fixture
-def screen(enter):
-    """The app with the picture that opens by itself."""
-    found = enter()
-    yield found
-    assert not found.errors
-
-
-def thing(screen):
-    """A place in the first example on which there is something."""
-    return 295, 330
 
 
 def test_hovering_shows_a_mask_that_the_server_was_not_asked_for(screen, look):
     asked = []
     screen.page.on("request", lambda request: asked.append(request.url) if "/queue/join" in request.url else None)
-    screen.page.mouse.move(*screen.place(*thing(screen)))
+    screen.page.mouse.move(*screen.place(*screen.thing))
     screen.until("app.glanced")
     look(screen, "hover")
     assert screen.app("app.glanced.share") > 0.001
@@ -151,7 +26,7 @@ def test_hovering_shows_a_mask_that_the_server_was_not_asked_for(screen, look):
 
 
 def test_clicks_are_added_removed_undone_and_done_again(screen, look):
-    screen.click(*thing(screen))
+    screen.click(*screen.thing)
     assert screen.app("app.answer.candidates.length") == 3
     assert screen.page.locator("[data-part=chips] button").count() == 3
     look(screen, "click")
@@ -165,10 +40,10 @@ def test_clicks_are_added_removed_undone_and_done_again(screen, look):
     assert len(screen.steps()) == 2
     screen.press("Backspace")
     assert len(screen.steps()) == 1
-    screen.click(*thing(screen))  # on the marker: the prompt is taken back
+    screen.click(*screen.thing)  # on the marker: the prompt is taken back
     assert screen.steps() == []
     screen.page.keyboard.down("Shift")
-    screen.click(*thing(screen))
+    screen.click(*screen.thing)
     screen.page.keyboard.up("Shift")
     assert screen.steps()[0]["labels"] == [0]
     screen.press("Escape")
@@ -179,7 +54,7 @@ def test_clicks_are_added_removed_undone_and_done_again(screen, look):
 def test_masks_are_those_of_the_server(screen, call, overlap, prompt):
     from sam_hf.masks import rle
 
-    x, y = thing(screen)
+    x, y = screen.thing
     if prompt == "box":
         screen.drag((x - 80, y - 70), (x + 80, y + 80))
         assert screen.steps()[0]["box"] is not None
@@ -213,7 +88,7 @@ def test_masks_are_those_of_the_server(screen, call, overlap, prompt):
 
 
 def test_the_three_masks_are_gone_through(screen):
-    screen.click(*thing(screen))
+    screen.click(*screen.thing)
     first = screen.app("app.selected")
     screen.press("]")
     assert screen.app("app.selected") == (first + 1) % 3
@@ -221,7 +96,7 @@ def test_the_three_masks_are_gone_through(screen):
     said = f"() => {words}.test(document.querySelector('[data-part=status]').textContent)"
     screen.page.wait_for_function(said)
     screen.page.keyboard.down("Alt")
-    screen.page.mouse.move(*screen.place(*thing(screen)))
+    screen.page.mouse.move(*screen.place(*screen.thing))
     screen.page.mouse.wheel(0, -100)
     screen.page.keyboard.up("Alt")
     screen.until(f"app.selected === {first}")
@@ -230,7 +105,7 @@ def test_the_three_masks_are_gone_through(screen):
 
 
 def test_objects_are_kept_named_refined_hidden_edited_and_deleted(screen, look):
-    screen.click(*thing(screen))
+    screen.click(*screen.thing)
     screen.press("c")
     screen.until("app.document.objects.length === 1")
     name = screen.page.locator(".sam-name")
@@ -259,12 +134,12 @@ def test_objects_are_kept_named_refined_hidden_edited_and_deleted(screen, look):
 
 
 def test_a_click_on_a_kept_object_selects_it(screen):
-    screen.click(*thing(screen))
+    screen.click(*screen.thing)
     screen.press("c")
     screen.until("app.document.objects.length === 1")
     screen.press("Escape")
     screen.until("app.document.selected === null")
-    screen.click(*thing(screen))
+    screen.click(*screen.thing)
     assert screen.app("app.document.selected") == screen.objects()[0]["id"]
     assert screen.steps() == []
 
@@ -313,6 +188,33 @@ def test_everything_is_found_kept_and_can_be_cancelled(screen, look):
     assert len(screen.objects()) == found
 
 
+def test_everything_tells_names_and_how_likely_they_are(screen, look):
+    names = ["a handbag", "corn"]
+    screen.press("5")
+    screen.page.fill("[data-part=names]", ", ".join(names))
+    screen.page.click("[data-part=settings] summary")
+    screen.page.locator("[data-option=points_per_side]").fill("12")
+    for threshold in ("pred_iou_thresh", "stability_score_thresh"):
+        screen.page.locator(f"[data-option={threshold}]").fill("0.5")
+    screen.page.click("[data-part=start-everything]")
+    screen.until("app.finder.shown.length + app.finder.others.length > 0 && !app.finder.progress")
+    look(screen, "everything-named")
+    shown = screen.app("app.finder.shown.map(({ title, likely }) => [title, likely])")
+    others = screen.app("app.finder.others.map(({ title }) => title)")
+    assert {title for title, _ in shown} <= set(names) and set(others) <= {"other"}
+    assert all(0 <= likely <= 1 for _, likely in shown)
+    listed = screen.page.locator("[data-part=finds] li")
+    assert [listed.nth(index).text_content() for index in range(listed.count())] == [
+        f"{title}{round(100 * likely)} %" for title, likely in shown
+    ]
+    if others:
+        screen.page.get_by_text(f"Show {len(others)} other").click()
+        screen.until(f"app.finder.shown.length === {len(shown) + len(others)}")
+        listed.nth(len(shown) + len(others) - 1).hover()
+        screen.until("app.finder.hovered")
+        look(screen, "everything-others")
+
+
 READERS = {
     "png": lambda content: Image.open(io.BytesIO(content)).load(),
     "index_png": lambda content: Image.open(io.BytesIO(content)).load(),
@@ -332,7 +234,7 @@ READERS = {
 
 
 def test_what_is_exported_can_be_read(screen, look):
-    screen.click(*thing(screen))
+    screen.click(*screen.thing)
     screen.press("c")
     screen.until("app.document.objects.length === 1")
     screen.page.click("[data-part=exports] summary")
@@ -345,7 +247,7 @@ def test_what_is_exported_can_be_read(screen, look):
 
 
 def test_a_session_is_opened_again(screen):
-    screen.click(*thing(screen))
+    screen.click(*screen.thing)
     screen.press("c")
     screen.until("app.document.objects.length === 1")
     screen.page.click("[data-part=exports] summary")
@@ -362,31 +264,6 @@ def test_a_session_is_opened_again(screen):
     )
     screen.page.wait_for_selector("[data-part=message]:visible")
     assert "no session" in screen.page.locator("[data-part=message-text]").text_content()
-
-
-def test_the_keyboard_alone_makes_and_keeps_a_mask(screen):
-    for _ in range(40):
-        screen.page.keyboard.press("Tab")
-        if screen.page.evaluate("document.activeElement.matches('[data-part=overlay]')"):
-            break
-    else:
-        pytest.fail("the picture cannot be reached by Tab")
-    screen.page.keyboard.press("ArrowLeft")
-    screen.page.keyboard.press("Shift+ArrowLeft")
-    screen.page.keyboard.press("ArrowDown")
-    assert screen.app("app.crosshair") == [310, 321]
-    screen.page.keyboard.press("Enter")
-    screen.until("app.answer && !app.isAsking")
-    assert screen.steps()[0]["points"] == [[310, 321]]
-    for _ in range(3):  # past the last mask Tab goes on: nobody is held in the picture
-        screen.page.keyboard.press("Tab")
-    assert not screen.page.evaluate("document.activeElement.matches('[data-part=overlay]')")
-    screen.page.keyboard.press("Shift+Tab")
-    screen.press("c")
-    screen.until("app.document.objects.length === 1")
-    screen.press("b", "Shift+ArrowRight", "Shift+ArrowRight", "Shift+ArrowDown", "b")
-    screen.until("app.answer")
-    assert screen.steps()[0]["box"] == [310, 321, 330, 331]
 
 
 def test_what_is_no_picture_is_refused_with_a_sentence_and_the_picture_stays(screen):
@@ -415,7 +292,7 @@ def test_without_webassembly_the_server_decodes(enter):
     screen = enter(ready=False, script="delete globalThis.WebAssembly")
     screen.until("app.isReady && page.decodesHere === false")
     assert "server" in screen.page.locator("[data-part=message-text]").text_content()
-    screen.click(*thing(screen))
+    screen.click(*screen.thing)
     assert screen.app("app.answer.candidates.length") == 3
     screen.click(320, 350)
     assert screen.app("app.answer.candidates.length") == 1
@@ -426,7 +303,7 @@ def test_without_webassembly_the_server_decodes(enter):
 def test_it_fits_its_screen_and_can_be_read(enter, look, width, theme):
     touch = {"has_touch": True, "is_mobile": True} if width < 500 else {}
     screen = enter(f"?__theme={theme}", viewport={"width": width, "height": 800}, **touch)
-    x, y = screen.place(*thing(screen))
+    x, y = screen.place(*screen.thing)
     if touch:
         screen.page.touchscreen.tap(x, y)
     else:
@@ -440,48 +317,11 @@ def test_it_fits_its_screen_and_can_be_read(enter, look, width, theme):
     }).map((one) => one.outerHTML.slice(0, 120))"""
     assert screen.page.evaluate(cut) == []
     assert screen.page.evaluate("(theme) => document.body.classList.contains('dark') === (theme === 'dark')", theme)
-    colors = """(() => {
-        const style = getComputedStyle(document.querySelector('.sam'));
-        const names = ['ground', 'text', 'quiet', 'accent', 'on-accent', 'bad', 'bad-soft', 'sunken'];
-        return names.map((name) => style.getPropertyValue(`--${name}`).trim());
-    })()"""
-    ground, text, quiet, accent, on_accent, bad, bad_soft, sunken = screen.page.evaluate(colors)
-    for front, back in ((text, ground), (quiet, ground), (quiet, sunken), (on_accent, accent), (bad, bad_soft)):
-        assert contrast(front, back) >= 4.5, (front, back)
-
-
-def contrast(front, back):
-    """WCAG's contrast of two colours such as #fff or #14161b."""
-
-    def light(color):
-        digits = color.lstrip("#")
-        digits = "".join(2 * one for one in digits) if len(digits) == 3 else digits
-        parts = [int(digits[place : place + 2], 16) / 255 for place in (0, 2, 4)]
-        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    high, low = sorted((light(front), light(back)), reverse=True)
-    return (high + 0.05) / (low + 0.05)
-
-
-def test_everything_has_a_name_and_a_role(screen):
-    asked = "button, input:not([type=file]), select, summary"
-    nameless = f"""[...document.querySelector('.sam').querySelectorAll('{asked}')].filter((one) =>
-        !(one.getAttribute('aria-label') || one.textContent.trim())).map((one) => one.outerHTML.slice(0, 120))"""
-    assert screen.page.evaluate(nameless) == []
-    overlay = screen.page.locator("[data-part=overlay]")
-    assert (overlay.get_attribute("role"), overlay.get_attribute("tabindex")) == ("application", "0")
-    assert overlay.get_attribute("aria-label") and overlay.get_attribute("aria-describedby") == "sam-keys"
-    assert screen.page.locator("[data-part=status]").get_attribute("aria-live") == "polite"
-    screen.press("?")
-    assert screen.page.locator("dialog[data-part=help]").is_visible()
-    screen.page.keyboard.press("Escape")
-    assert not screen.page.locator("dialog[data-part=help]").is_visible()
 
 
 def test_touch_adds_by_tapping_and_removes_by_holding_or_by_the_switch(enter):
     screen = enter(viewport={"width": 390, "height": 800}, has_touch=True, is_mobile=True)
-    x, y = screen.place(*thing(screen))
+    x, y = screen.place(*screen.thing)
     screen.page.touchscreen.tap(x, y)
     screen.until("app.answer")
     screen.page.tap("[data-sign='0']")
