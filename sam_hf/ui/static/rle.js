@@ -116,6 +116,24 @@ export function boundingBox(rle) {
   return right < 0 ? null : [left, top, right - left, bottom - top];
 }
 
+/** IoU of two masks of one size; two empty ones agree. */
+export function overlap(one, other) {
+  const [ends, others] = [one, other].map((rle) => {
+    let place = 0;
+    return runsOf(rle).map((run) => (place += run));
+  });
+  let [both, either, place, first, second] = [0, 0, 0, 0, 0];
+  while (first < ends.length && second < others.length) {
+    const end = Math.min(ends[first], others[second]);
+    if (first % 2 && second % 2) both += end - place;
+    if (first % 2 || second % 2) either += end - place;
+    place = end;
+    if (ends[first] === end) first++;
+    if (others[second] === end) second++;
+  }
+  return either ? both / either : 1;
+}
+
 /** How much of each cell of a coarser grid is inside, minus one half: above 0 where most of it is. */
 export function coverage(rle, longestSide = 768) {
   const [height, width] = rle.size;

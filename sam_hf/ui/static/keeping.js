@@ -1,0 +1,95 @@
+/**
+ * Masks that are kept: what the person sees is kept, the server's mask takes its place where both agree, and sliders
+ * fill holes and drop islands. Answers that come late are put to the object they were asked for, or are let go.
+ */
+import { boundingBox, overlap } from "./rle.js";
+import * as state from "./state.js";
+
+const AGREE = 0.99; // IoU of this browser's mask and the server's: they differ by single pixels along the outline
+
+export class Keeper {
+  /** @param app see app.js */
+  constructor(app) {
+    this.app = app;
+    this.keeping = null; // promise of the object that is being kept
+    this.refining = new Map(); // id -> {values} that were asked for last
+  }
+
+  /** Keeps the mask of the steps that hold; gives the object, or undefined and a sentence why there is none. */
+  keep() {
+    this.keeping ??= this.keepNow().finally(() => (this.keeping = null));
+    return this.keeping;
+  }
+
+  async keepNow() {
+    const { app } = this;
+    while (app.isAsking) await app.asked; // what is kept is the answer to the steps that hold
+    const { shown, chosen, selected } = app;
+    if (!chosen) return app.say("There is no mask to keep yet.");
+    const { steps, answers } = shown;
+    let rle, fixed;
+    try {
+      rle = await answers.rle(chosen);
+      fixed = await answers.pinned(steps, selected);
+    } catch (error) {
+      return app.tell(error, () => this.keep());
+    }
+    if (app.document.steps !== steps) return app.say("The prompts have changed, so that the mask was not kept.");
+    if (!boundingBox(rle)) return app.say("This mask is empty. Choose another one or move the point.");
+    await app.go(state.keep(state.setSteps(app.document, fixed), { rle, score: chosen.score }));
+    const kept = app.document.objects.find(({ id }) => id === app.document.selected);
+    app.say(`Kept as ${kept.name}. ${app.document.objects.length} objects.`);
+    if (chosen.logits) this.confirm(kept, answers);
+    return kept;
+  }
+
+  /** The server's mask is the one that counts, unless it is another one than was seen. */
+  async confirm(kept, answers) {
+    const { app } = this;
+    const answer = await answers.call("/segment", { steps: kept.steps }).catch(() => null); // ours is good enough then
+    if (!answer) return;
+    const { rle } = answer.masks[answer.selected];
+    const agree = overlap(kept.rle, rle);
+    if (agree < AGREE) {
+      if (!this.object(kept.id)) return;
+      const words = `${kept.name} is kept as you saw it; the server's mask differs (IoU ${agree.toFixed(2)}).`;
+      return void app.tell(words, null, true);
+    }
+    app.history = state.amendEverywhere(app.history, kept.id, kept.rle, { rle, original: rle });
+    app.changed();
+  }
+
+  /**
+   * Fills holes and drops islands of a kept object, from its mask as it was; `values` are the sliders'. One request per
+   * object is under way; what was asked for meanwhile is asked together when it is answered.
+   */
+  async refine(id, values) {
+    const { app } = this;
+    const waiting = this.refining.get(id);
+    if (waiting) return void (waiting.values = { ...waiting.values, ...values });
+    const asked = { values };
+    this.refining.set(id, asked);
+    try {
+      for (;;) {
+        const object = this.object(id);
+        if (!object) return;
+        const { values: given } = asked;
+        const { original, fill_holes, drop_islands } = { ...object, ...given };
+        const data = { rle: original, fill_holes, drop_islands, polygon_detail: null };
+        const { rle } = await app.server.call("/refine", data);
+        const now = this.object(id);
+        if (!now) return;
+        if (asked.values !== given || now.original !== original) continue; // asked again, or another mask by now
+        return void app.update(id, { fill_holes, drop_islands, rle });
+      }
+    } catch (error) {
+      app.tell(error, () => this.refine(id, asked.values));
+    } finally {
+      this.refining.delete(id);
+    }
+  }
+
+  object(id) {
+    return this.app.document.objects.find((object) => object.id === id);
+  }
+}
