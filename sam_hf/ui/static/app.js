@@ -31,6 +31,7 @@ export class App {
     this.keeper = new Keeper(this);
     this.requests = 0; // how often something was asked: an answer to an earlier one is dropped
     this.asked = null; // promise of the newest
+    this.letGo = () => {}; // ends the waiting for it
     this.painting = Promise.resolve(); // until all strokes are part of the document
     this.forgetPicture();
   }
@@ -42,6 +43,7 @@ export class App {
     this.shown = null; // {steps, answer, answers}: the newest answer, what it answers and who gave it
     this.isAsking = false;
     this.requests++;
+    this.letGo();
     this.glanced = null;
     this.crosshair = null;
     this.corner = null;
@@ -125,9 +127,11 @@ export class App {
     return this.refresh();
   }
 
-  /** The answer to the steps that hold. */
+  /** The answer to the steps that hold; done when it has come or another one is asked for. */
   refresh() {
-    this.asked = this.ask();
+    this.letGo();
+    const other = new Promise((resolve) => (this.letGo = resolve));
+    this.asked = Promise.race([this.ask(), other]);
     return this.asked;
   }
 

@@ -17,7 +17,7 @@ function begin({ call = async () => null, refine } = {}) {
   const told = [];
   const stage = { size: SIZE, view: { scale: 1 }, clamp: (place) => place, onStage: (place) => place, overlay: { focus() {} } };
   const server = { call: (_, data) => refine(data) };
-  const app = new App({ server, stage, say: (words) => said.push(words), tell: (error) => told.push(error), changed() {} });
+  const app = new App({ server, stage, say: (words) => void said.push(words), tell: (error) => void told.push(error), changed() {} });
   const waiting = [];
   const known = new Map();
   app.picture = { size: SIZE, name: "x" };
