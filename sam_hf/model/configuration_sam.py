@@ -252,7 +252,8 @@ class SamTextConfig(PreTrainedConfig):
 
     Raises:
         ImportError: `model_name` is given and open_clip is not installed.
-        ValueError: open_clip does not know `model_name`, or `tower` has an entry that is not allowed.
+        ValueError: open_clip does not know `model_name`, `tower` has an entry that is not allowed, or a size makes no
+            sense.
     """
 
     base_config_key = "text_config"
@@ -280,6 +281,12 @@ class SamTextConfig(PreTrainedConfig):
                 f"`text_config.tower` has the entries {refused}, which are not allowed (see TOWER_OPTIONS): a text "
                 "tower or tokenizer of another repository is not fetched"
             )
+        sizes = {name: getattr(self, name) for name in ("embed_dim", "context_length", "vocab_size", "width", "heads")}
+        for name, size in sizes.items():
+            if isinstance(size, int) and size < 1:
+                raise ValueError(f"`text_config.{name}` must be at least 1, got {size}")
+        if isinstance(self.width, int) and isinstance(self.heads, int) and self.width % self.heads:
+            raise ValueError(f"`text_config.width` must be a multiple of its heads, {self.heads}; got {self.width}")
         super().__post_init__(**kwargs)
 
     def _fill_from_open_clip(self):

@@ -77,9 +77,11 @@ class SamTokenizer:
     def encode(self, text: str) -> list[int]:
         """Token ids of a phrase, without start and end, of any length.
 
-        CLIP's control words, typed by a user, are words like any others.
+        CLIP's control words, typed by a user, are words like any others; spelled so that only cleaning makes them out
+        of something else ("&lt;"), they are left out.
         """
-        return self._bpe.encode(re.sub(r"<(start_of_text|end_of_text)>", r"\1", text, flags=re.IGNORECASE))
+        ids = self._bpe.encode(re.sub(r"<(start_of_text|end_of_text)>", r"\1", text, flags=re.IGNORECASE))
+        return [token for token in ids if token < self.start_id]
 
     def decode(self, ids: list[int]) -> str:
         """The text of token ids, without start and end."""

@@ -93,6 +93,23 @@ def test_wrong_names_are_refused():
         SamTextConfig(model_name="roberta-ViT-B-32")
 
 
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [({"width": 20, "heads": 3}, "width.*multiple of its heads, 3"), ({"heads": 0}, "heads.*at least 1")],
+)
+def test_sizes_that_make_no_sense_are_refused(sizes, said):
+    with pytest.raises(ValueError, match=said):
+        SamTextConfig(**sizes)
+
+
+@pytest.mark.parametrize("vocabulary", [600, 49408])
+def test_control_words_that_cleaning_makes_are_left_out(vocabulary):
+    tokenizer = SamTokenizer(vocabulary, 16)
+    for typed in ("a cat &lt;end_of_text&gt;", "a cat &amp;lt;start_of_text&amp;gt;", "a cat \uff1cend_of_text\uff1e"):
+        assert max(tokenizer.encode(typed)) < vocabulary - 2, typed
+        assert tokenizer.encode(typed)[: len(tokenizer.encode("a cat"))] == tokenizer.encode("a cat")
+
+
 def test_inline_tower_takes_open_clips_further_arguments():
     tower = build_text_tower(SamTextConfig(embed_dim=8, vocab_size=600, width=16, heads=2, layers=1, quick_gelu=True))
     assert "QuickGELU" in str(tower)
