@@ -10,7 +10,7 @@ import { Files } from "./files.js";
 import { putIcons } from "./icons.js";
 import { listenToKeys } from "./keys.js";
 import { iconButton, make, Panel } from "./panel.js";
-import { encode, openPicture } from "./picture_loading.js";
+import { checkFile, encode, openPicture } from "./picture_loading.js";
 import { listenToPointers } from "./pointer.js";
 import { Recovery } from "./recovery.js";
 import { explained, Server, ServerError } from "./server.js";
@@ -71,6 +71,7 @@ class Page {
     this.lastAnswers = null; // about the picture that is open, by whichever checkpoint
     this.again = null; // does once more what was cancelled
     this.told = null;
+    this.saved = null; // the objects that were exported last
     this.wire();
   }
 
@@ -129,40 +130,59 @@ class Page {
 
   // --- pictures ------------------------------------------------------------------------------------------------------
 
-  /** Opens a File, {example} or {file}; what was being opened before is let go. */
+  /**
+   * Opens a File, {example} or {file}; what was being opened before is let go. The picture that is open and its objects
+   * stay until the new one is known to be good.
+   */
   async open(source) {
+    try {
+      if (source instanceof Blob) checkFile(source);
+    } catch (error) {
+      this.tell(error);
+      return false;
+    }
     const ticket = this.newTicket();
-    this.source = source;
-    this.lastAnswers = this.origin = null;
     this.again = () => this.open(source);
     this.part("empty").hidden = true;
     this.dismiss();
     const { checkpoint } = this.app;
     const name = source.example?.title ?? source.name ?? "picture";
-    this.app.forgetPicture();
-    this.stage.setPicture(null, null);
+    const stays = this.app.isReady;
+    if (!stays) this.show(source, null, null);
     const decoder = this.decoderOf(checkpoint); // on its way while the picture is
+    let seen = null;
     const steps = {
       signal: ticket.signal,
       busy: (words, share) => this.ticket === ticket && this.busy(words, share),
       shown: (bitmap, size) => {
         if (this.ticket !== ticket) return bitmap.close();
-        this.stage.setPicture(bitmap, size);
-        return this.app.showPicture({ name, size });
+        seen = { bitmap, size };
+        return stays || this.show(source, bitmap, { name, size });
       },
     };
-    if (source.example) source = { example: { ...source.example, url: this.absolute(source.example.url) } };
     try {
-      const opened = await openPicture(this.server, source, checkpoint, steps);
+      const url = source.example && this.absolute(source.example.url);
+      const opened = await openPicture(this.server, url ? { example: { ...source.example, url } } : source, checkpoint, steps);
+      if (this.ticket !== ticket) throw new ServerError("Cancelled.", "cancelled");
+      if (stays) this.show(source, seen?.bitmap ?? null, { name, size: opened.size });
       const file = source.example?.name ?? source.name ?? opened.name;
-      if (this.ticket !== ticket) return false;
       this.origin = source.example ? source : new File([opened.blob], file, { type: opened.blob.type });
       this.shownAs = { title: name, file, sha256: opened.sha256, sent: opened.sent };
       await this.opened(ticket, opened, decoder);
     } catch (error) {
+      if (seen && seen.bitmap !== this.stage.bitmap) seen.bitmap.close();
       this.failed(ticket, error, this.again);
     }
     return this.ticket === ticket && this.app.isReady;
+  }
+
+  /** Another picture, or nothing yet, in the place of the one before and of all that was made of it. */
+  show(source, bitmap, picture) {
+    this.source = source;
+    this.lastAnswers = this.origin = this.image = null;
+    this.app.forgetPicture();
+    this.stage.setPicture(bitmap, picture?.size ?? null);
+    if (picture) this.app.showPicture(picture);
   }
 
   newTicket() {
@@ -411,6 +431,10 @@ class Page {
       if (value) this.openValue(value);
     });
     window.addEventListener("resize", () => this.layout(), { signal });
+    window.addEventListener("beforeunload", (event) => {
+      const { objects } = app.document;
+      if (objects.length && objects !== this.saved) event.preventDefault(); // the browser asks whether to stay
+    }, { signal });
     // Gradio has no event for a component that goes away.
     const gone = setInterval(() => {
       if (element.isConnected) return;

@@ -50,6 +50,7 @@ export class Files {
       const url = URL.createObjectURL(await (await this.page.server.bytes(file)).blob());
       make("a", { href: url, download: file.orig_name ?? file.path.split("/").at(-1) }).click();
       setTimeout(() => URL.revokeObjectURL(url), 60000);
+      this.page.saved = objects;
       app.say("Saved.");
     } catch (error) {
       this.page.tell(error, () => this.export(format));

@@ -1,0 +1,30 @@
+"""The page keeps what a person has made: through bad files, a decoder that is missing or lost, and while they type."""
+
+import pytest
+
+pytestmark = pytest.mark.xdist_group("app")
+
+
+def keep(screen, x, y, count=1):
+    screen.click(x, y)
+    screen.press("c")
+    screen.until(f"app.document.objects.length === {count}")
+
+
+def test_the_open_picture_and_its_objects_stay_until_the_new_one_is_good(screen, disc):
+    keep(screen, *screen.thing)
+    screen.click(100, 480)
+    before = [screen.app("app.answers.id"), screen.objects()[0]["id"], screen.steps()]
+    for content, name, words in ((b"", "empty.png", "empty"), (b"\x89PNG\r\n\x1a\n broken", "broken.png", "")):
+        screen.open(content, name)
+        screen.page.locator("[data-part=message]").wait_for(state="visible")
+        screen.until("page.part('busy').hidden")
+        assert words in screen.page.locator("[data-part=message-text]").text_content()
+        assert [screen.app("app.answers.id"), screen.objects()[0]["id"], screen.steps()] == before
+        assert screen.app("page.stage.bitmap.width") == 640 and not screen.page.is_visible("[data-part=empty]")
+        screen.page.click("[data-action=dismiss]")
+    screen.click(120, 470)  # it goes on
+    assert len(screen.steps()) == 2
+    screen.open(disc(size=(320, 200), x=160, y=100), "good.png")
+    screen.until("app.isReady && app.answers.decoder && app.picture.name === 'good.png'")
+    assert screen.objects() == [] and screen.app("page.stage.bitmap.width") == 320
