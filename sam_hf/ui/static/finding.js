@@ -73,8 +73,9 @@ export class Finder {
   /** Shows what was left out, too. */
   showOthers() {
     this.shown = [...this.shown, ...this.others].sort((one, other) => one.area - other.area);
-    this.app.say(`${count(this.others.length)} of other things shown.`);
     this.others = [];
+    this.note = `${count(this.shown.length)}, of other things too. Click one to keep it.`;
+    this.app.say(this.note);
     this.app.changed();
   }
 

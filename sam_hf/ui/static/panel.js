@@ -160,8 +160,10 @@ export class Panel {
     const { app } = this;
     const { finder } = app;
     const section = this.part("finds");
+    const wasHidden = section.hidden;
     section.hidden = !finder.note || finder.progress !== null;
     if (section.hidden) return;
+    if (wasHidden) requestAnimationFrame(() => (section.parentElement.scrollTop = section.offsetTop)); // where it scrolls
     const buttons = finder.shown.length
       ? [
           make("button", { type: "button", className: "sam-button sam-small sam-grow", textContent: "Keep all", onclick: () => finder.keepAll() }),
