@@ -40,12 +40,12 @@ def plain_name(checkpoints):
 @pytest.fixture(scope="session")
 def app(checkpoints):
     """The app and its address; the queue takes ten."""
-    from sam_hf.ui.blocks import STATIC_URL, build
+    from sam_hf.ui.blocks import STATIC_URL, build, page_look
     from sam_hf.ui.safety import launch_options
 
     demo = build(checkpoints, max_queue=10)
     checkpoints.start()
-    options = launch_options("127.0.0.1", None, STATIC_URL, prevent_thread_lock=True, quiet=True)
+    options = launch_options("127.0.0.1", None, STATIC_URL, prevent_thread_lock=True, quiet=True, **page_look())
     _, address, _ = demo.launch(**options)
     demo.address = address
     yield demo
