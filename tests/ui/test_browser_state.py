@@ -28,3 +28,15 @@ def test_the_open_picture_and_its_objects_stay_until_the_new_one_is_good(screen,
     screen.open(disc(size=(320, 200), x=160, y=100), "good.png")
     screen.until("app.isReady && app.answers.decoder && app.picture.name === 'good.png'")
     assert screen.objects() == [] and screen.app("page.stage.bitmap.width") == 320
+
+
+def test_a_decoder_that_is_lost_is_replaced_and_clicks_go_on(screen):
+    screen.click(*screen.thing)
+    screen.app("void (page.first = app.answers.decoder)")
+    screen.app("void page.first.worker.onerror({ message: 'RuntimeError: memory access out of bounds' })")
+    screen.click(100, 100, button="right")  # by whoever can
+    assert screen.app("app.answer.candidates.length") == 1
+    screen.until("app.answers.decoder && app.answers.decoder !== page.first && !app.isAsking")
+    screen.page.mouse.move(*screen.place(300, 300))
+    screen.until("app.glanced")
+    assert not screen.page.is_visible("[data-part=message]")

@@ -4,7 +4,7 @@
  * An answer is {candidates: [{score, share, path, logits, low, rle}], three}; `rle` is there where the server answered,
  * `logits` where the browser did.
  */
-import { boundsOf, maskPrompt, outlineOfLogits, outlineOfRle, pathOf, shareOfLogits } from "./mask_drawing.js";
+import { boundsOf, maskPrompt, outlineOfLogits, outlineOfRle, pathOf, rleOfLogits, shareOfLogits } from "./mask_drawing.js";
 import { decoderInput, offeredMasks, selectedMask, wantsThree } from "./prompts.js";
 import { area } from "./rle.js";
 import { lastOf } from "./server.js";
@@ -13,9 +13,12 @@ const KEPT = 48;
 const SPECK = 32; // numbers of a line that is too short to be drawn where a mask is only hinted at
 
 export class Answers {
-  /** @param renew sends a picture again that the server has let go of; gives what it calls it now */
-  constructor({ decoder, server, picture, checkpoint, renew }) {
-    Object.assign(this, { decoder, server, picture, checkpoint, renew });
+  /**
+   * @param renew sends a picture again that the server has let go of; gives what it calls it now
+   * @param lost hears that the decoder in this browser has failed
+   */
+  constructor({ decoder, server, picture, checkpoint, renew, lost }) {
+    Object.assign(this, { decoder, server, picture, checkpoint, renew, lost });
     this.id = picture.key; // what the server calls it; the decoder knows it by its key for good
     this.known = new Map(); // key of steps -> promise of an answer
     this.phrases = new Map(); // text -> promise of a vector, or null where the server has to decode it
@@ -70,12 +73,24 @@ export class Answers {
   /** What a further step would give, if nothing newer is asked before; null where something was. Local steps only. */
   async glance(steps) {
     const request = await this.request(steps);
-    const answer = await this.decoder.glance(request);
+    if (!this.decoder) return null;
+    const answer = await this.decoder.glance(request).catch((error) => this.lose(error));
     return answer && this.local(answer, steps.at(-1));
   }
 
+  /** Decoded here, or by the server if the decoder fails. */
   async decodeHere(steps) {
-    return this.local(await this.decoder.decode(await this.request(steps)), steps.at(-1));
+    const request = await this.request(steps);
+    const answer = await this.decoder?.decode(request).catch((error) => this.lose(error));
+    return answer ? this.local(answer, steps.at(-1)) : this.decodeThere(steps);
+  }
+
+  /** The decoder has failed, and would fail again: whatever it made of steps goes on at the server. */
+  lose(error) {
+    if (!this.decoder) return null;
+    this.decoder = null;
+    this.lost?.(this, error);
+    return null;
   }
 
   async request(steps) {
@@ -125,7 +140,10 @@ export class Answers {
 
   /** A candidate's mask in original pixels, as RLE. */
   async rle(chosen) {
-    if (!chosen.rle) chosen.rle = await this.decoder.stretch(chosen.logits, chosen.low, this.picture.frame);
+    const { logits, low } = chosen;
+    const { frame } = this.picture;
+    chosen.rle ??= await this.decoder?.stretch(logits, low, frame).catch((error) => this.lose(error));
+    chosen.rle ??= rleOfLogits(logits, low, frame); // on this thread, which waits a moment
     return chosen.rle;
   }
 }

@@ -17,8 +17,8 @@ const MAKING = "#1e7bff"; // the mask that is being made, and the one under the 
 const SMALLEST_BOX = 3; // stage pixels
 
 export class App {
-  constructor({ server, stage, say, tell, renew, changed }) {
-    Object.assign(this, { server, stage, say, tell, renew, changed });
+  constructor({ server, stage, say, tell, renew, lost, changed }) {
+    Object.assign(this, { server, stage, say, tell, renew, lost, changed });
     this.tool = "point";
     this.adds = true; // the Add/Remove switch
     this.brushSize = 28; // stage pixels
@@ -98,8 +98,8 @@ export class App {
 
   /** The picture is encoded: prompts are answered from now on. */
   ready(picture, decoder) {
-    const { server, checkpoint, renew } = this;
-    this.answers = new Answers({ decoder, server, picture, checkpoint, renew });
+    const { server, checkpoint, renew, lost } = this;
+    this.answers = new Answers({ decoder, server, picture, checkpoint, renew, lost });
     this.say(decoder ? "Ready. Hover to see a mask, click to begin an object." : "Ready. Click to begin an object.");
     this.refresh();
     if (this.pointer) this.hover(this.pointer);

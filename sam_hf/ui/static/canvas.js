@@ -5,7 +5,7 @@
  * it changes.
  */
 import { App } from "./app.js";
-import { Decoder } from "./decoder.js";
+import { Decoders } from "./decoders.js";
 import { Files } from "./files.js";
 import { putIcons } from "./icons.js";
 import { listenToKeys } from "./keys.js";
@@ -17,8 +17,6 @@ import { explained, Server, ServerError } from "./server.js";
 import { fillHelp, HINTS, makeSpeech } from "./speech.js";
 import { Stage } from "./stage.js";
 import * as state from "./state.js";
-
-const MOST_THREADS = 4;
 
 /** @param {HTMLElement} element where canvas.html stands */
 export async function mount(element, props, bridge) {
@@ -38,13 +36,6 @@ function loadLook(href) {
   });
 }
 
-/** Gives the picture to the decoder, whose first run is the slow one. */
-async function warmUp(decoder, key, bytes, shape) {
-  await decoder.setPicture(key, bytes, shape);
-  const nothing = { points: new Float32Array(2), labels: [-10], text: null, mask: null, maskKey: "", wanted: [0] };
-  await decoder.decode({ picture: key, ...nothing });
-}
-
 class Page {
   constructor(element, props, bridge) {
     Object.assign(this, { element, props, bridge });
@@ -57,6 +48,7 @@ class Page {
       say: makeSpeech(this.part("status")),
       tell: (error, again) => this.tell(error, again),
       renew: () => this.recovery.sendAgain(),
+      lost: (answers, error) => this.decoders.lost(answers, error),
       changed: () => this.changed(),
     });
     this.app.help = () => this.part("help").showModal();
@@ -65,7 +57,8 @@ class Page {
     this.recovery = new Recovery(this);
     this.listening = new AbortController();
     this.ticket = null; // of the picture that is being opened
-    this.decoders = new Map(); // checkpoint -> promise of {decoder, about}
+    this.decoders = new Decoders(this);
+    this.decodesHere = null; // whether this browser makes the masks, once that is known
     this.source = null;
     this.origin = null; // what the server can be given again
     this.lastAnswers = null; // about the picture that is open, by whichever checkpoint
@@ -122,6 +115,11 @@ class Page {
     }
   }
 
+  showDecoding(isHere) {
+    this.decodesHere = isHere;
+    this.showDevice();
+  }
+
   showDevice() {
     const chosen = this.checkpoints?.find(({ name }) => name === this.app.checkpoint);
     const here = this.decodesHere === false ? "masks by the server" : "masks in this browser";
@@ -149,7 +147,7 @@ class Page {
     const name = source.example?.title ?? source.name ?? "picture";
     const stays = this.app.isReady;
     if (!stays) this.show(source, null, null);
-    const decoder = this.decoderOf(checkpoint); // on its way while the picture is
+    const decoder = this.decoders.of(checkpoint); // on its way while the picture is
     let seen = null;
     const steps = {
       signal: ticket.signal,
@@ -180,6 +178,7 @@ class Page {
   show(source, bitmap, picture) {
     this.source = source;
     this.lastAnswers = this.origin = this.image = null;
+    this.decoders.forget();
     this.app.forgetPicture();
     this.stage.setPicture(bitmap, picture?.size ?? null);
     if (picture) this.app.showPicture(picture);
@@ -199,28 +198,16 @@ class Page {
     this.changed();
   }
 
-  /** The picture is encoded. Until the decoder has come (its first export takes a while) the server decodes. */
+  /** The picture is encoded. */
   async opened(ticket, opened, decoder) {
-    const { picture: key, size, resized, shape, bytes } = opened;
+    const { picture: key, size, resized, shape } = opened;
     if (this.stage.bitmap && String(this.stage.size) !== String(size)) this.stage.setPicture(this.stage.bitmap, size);
     const { title, file, sha256 } = this.shownAs;
     this.image = { name: opened.name ?? file, size, sha256 };
     this.app.showPicture({ name: title, size });
     const picture = { key, frame: { size, resized, padded: Math.max(...resized) }, low: 4 * shape[2], textWidth: 0 };
-    let loaded = await Promise.race([decoder, new Promise((resolve) => setTimeout(resolve, 400, null))]);
-    if (this.ticket !== ticket) return;
-    if (!loaded) {
-      this.ready(picture, null);
-      this.busy("Preparing the preview under the mouse");
-      loaded = await decoder;
-    }
-    const { decoder: here, about } = loaded;
-    picture.textWidth = about.text_width;
-    picture.frame.padded = about.image_size;
-    if (here) await warmUp(here, key, bytes, shape);
-    if (this.ticket !== ticket) return;
-    this.busy(null);
-    this.ready(picture, here);
+    const busy = (words) => this.ticket === ticket && this.busy(words);
+    await this.decoders.attach({ picture, opened, checkpoint: this.app.checkpoint }, decoder, busy);
   }
 
   ready(picture, decoder) {
@@ -234,37 +221,6 @@ class Page {
     if (session && isOpen) this.showSession(session);
   }
 
-  /** The decoder of a checkpoint; `decoder` is null where WebAssembly does not work and the server has to decode. */
-  decoderOf(checkpoint) {
-    if (!this.decoders.has(checkpoint)) {
-      for (const known of this.decoders.values()) known.then(({ decoder }) => decoder?.close(), () => {});
-      this.decoders.clear(); // one at a time: each holds a copy of the weights
-      const made = this.loadDecoder(checkpoint);
-      made.catch(() => this.decoders.delete(checkpoint));
-      this.decoders.set(checkpoint, made);
-    }
-    return this.decoders.get(checkpoint);
-  }
-
-  async loadDecoder(checkpoint) {
-    const about = await this.server.call("/decoder", { checkpoint }, { seconds: 600 });
-    const decoder = new Decoder(() => new Worker(`${this.bridge.base}/decoder_worker.js`, { type: "module" }));
-    const threads = Math.min(MOST_THREADS, navigator.hardwareConcurrency || 1);
-    try {
-      if (typeof WebAssembly === "undefined") throw new Error("no WebAssembly");
-      const files = { perImage: about.per_image.url, perClick: about.per_click.url };
-      ({ threads: this.threads } = await decoder.load(files, threads));
-      this.decodesHere = true;
-    } catch (error) {
-      console.warn("decoding on the server:", error);
-      decoder.close();
-      this.decodesHere = false;
-      this.tell("This browser cannot decode masks itself, so the server does: there is no preview under the mouse.", null, true);
-    }
-    this.showDevice();
-    return { decoder: this.decodesHere ? decoder : null, about };
-  }
-
   /** Another model for the same picture: kept objects stay, the object being made begins anew. */
   async changeCheckpoint(name) {
     const { app } = this;
@@ -275,13 +231,14 @@ class Page {
     const ticket = this.newTicket();
     this.again = () => this.changeCheckpoint(name);
     this.dismiss();
+    this.decoders.forget();
     app.answers = null;
     app.go(state.clear(app.document));
     try {
       const busy = (words, share) => this.ticket === ticket && this.busy(words, share);
       const asked = (how) => this.lastAnswers.stream("/embed", { checkpoint: name }, how);
       const opened = await encode(this.server, asked, { signal: ticket.signal, busy });
-      if (this.ticket === ticket) await this.opened(ticket, opened, this.decoderOf(name));
+      if (this.ticket === ticket) await this.opened(ticket, opened, this.decoders.of(name));
     } catch (error) {
       this.failed(ticket, error, this.again);
     }
@@ -441,7 +398,7 @@ class Page {
       clearInterval(gone);
       this.listening.abort();
       stage.observer.disconnect();
-      for (const known of this.decoders.values()) known.then(({ decoder }) => decoder?.close(), () => {});
+      this.decoders.close();
     }, 5000);
   }
 

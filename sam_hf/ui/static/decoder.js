@@ -3,6 +3,8 @@
  * newest. So nothing queues up however fast the mouse moves, and an answer for a picture that is gone is dropped.
  */
 
+const LONGEST = { load: 600, picture: 60, decode: 30, stretch: 30 }; // seconds: a thread without an answer is lost
+
 export class Decoder {
   /** @param {() => Worker} makeWorker */
   constructor(makeWorker) {
@@ -12,6 +14,8 @@ export class Decoder {
     this.waiting = []; // requests that all have to be answered, in order
     this.passing = null; // the newest request that may be replaced by a newer one
     this.current = null;
+    this.end = null; // why it is closed, once it is
+    this.timer = null;
   }
 
   /** Loads the two ONNX files. Rejects where WebAssembly does not work. */
@@ -30,6 +34,7 @@ export class Decoder {
 
   /** Like `decode`, but answered by null if a newer place comes before its turn. */
   glance(request) {
+    if (this.end !== null) return Promise.reject(new Error(this.end));
     return new Promise((resolve, reject) => {
       this.passing?.resolve(null);
       this.passing = { message: { type: "decode", ...request }, transfer: [], resolve, reject };
@@ -48,8 +53,10 @@ export class Decoder {
     return (await this.request({ type: "stretch", logits, low, frame })).rle;
   }
 
-  /** Lets go of the thread and whatever was asked of it. */
+  /** Lets go of the thread and whatever was asked of it, for good. */
   close(reason = "closed") {
+    this.end ??= reason;
+    clearTimeout(this.timer);
     this.worker?.terminate();
     this.worker = null;
     const open = [this.current, ...this.waiting, this.passing].filter(Boolean);
@@ -59,6 +66,7 @@ export class Decoder {
   }
 
   request(message, transfer = []) {
+    if (this.end !== null) return Promise.reject(new Error(this.end));
     return new Promise((resolve, reject) => {
       this.waiting.push({ message, transfer, resolve, reject });
       this.next();
@@ -77,6 +85,8 @@ export class Decoder {
       this.worker.onerror = (event) => this.close(event.message || "the decoder's thread could not be started");
     }
     next.id = ++this.count;
+    this.timer = setTimeout(() => this.close("the decoder does not answer"), 1000 * LONGEST[next.message.type]);
+    this.timer.unref?.(); // under node a timer keeps the process alive
     this.worker.postMessage({ ...next.message, id: next.id }, next.transfer);
   }
 
@@ -84,6 +94,7 @@ export class Decoder {
     const { current } = this;
     if (!current || current.id !== id) return;
     this.current = null;
+    clearTimeout(this.timer);
     if (error !== undefined) current.reject(new Error(error));
     else current.resolve(answer);
     this.next();
