@@ -7,7 +7,7 @@ import { paint } from "./brush.js";
 import { boxOf, distance, isInside, rounded } from "./geometry.js";
 import { Finder } from "./finding.js";
 import { Keeper } from "./keeping.js";
-import { NOTHING, nextStep, selectedMask, withPoint, without, withoutPoint } from "./prompts.js";
+import { NOTHING, nextStep, paintingOf, selectedMask, withPoint, without, withoutPoint } from "./prompts.js";
 import { boundingBox, contains } from "./rle.js";
 import { maskSentence, percent } from "./speech.js";
 import * as state from "./state.js";
@@ -311,7 +311,9 @@ export class App {
       const base = steps.length ? steps.at(-1).brush ?? (this.chosen && (await this.shown.answers.rle(this.chosen))) : null;
       if (this.document.steps !== steps) return void this.say("The prompts have changed meanwhile. Paint again.");
       const brush = paint([stroke], this.stage.size, base);
-      this.go(brush ? state.addStep(this.document, nextStep(steps, { brush })) : state.setSteps(this.document, []));
+      if (brush) this.go(state.addStep(this.document, nextStep(steps, { brush })));
+      else if (paintingOf(steps)) this.dropKind("brush"); // all of it is erased; points, box and words stay
+      else this.say(steps.length ? "That erases all of it. Esc clears the prompts." : "Nothing is painted.");
     } catch (error) {
       this.tell(error);
     } finally {

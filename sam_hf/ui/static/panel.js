@@ -3,6 +3,7 @@
  * never while somebody is typing in it. What people typed and files' names are set as text, never as markup.
  */
 import { putIcon } from "./icons.js";
+import { paintingOf } from "./prompts.js";
 import { percent } from "./speech.js";
 
 /** An element with properties and children. */
@@ -90,7 +91,7 @@ export class Panel {
     };
     step?.points.forEach((_, index) => add(`${step.labels[index] ? "+" : "−"} ${index + 1}`, () => app.dropPoint(index)));
     if (step?.box) add("Box", () => app.dropKind("box"));
-    if (step?.brush) add("Painting", () => app.dropKind("brush"));
+    if (paintingOf(app.document.steps)) add("Painting", () => app.dropKind("brush"));
     if (step?.text) add(`“${step.text}”`, () => app.dropKind("text"));
     this.part("prompts").replaceChildren(...chips);
   }

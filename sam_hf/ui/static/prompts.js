@@ -34,17 +34,27 @@ export function withPoint(steps, point, label) {
   return nextStep(steps, { points: [...points, point], labels: [...labels, label] });
 }
 
+/** The painting that the steps build on, whichever step it was given with; null if there is none. */
+export function paintingOf(steps) {
+  for (const step of [...steps].reverse()) {
+    if (step.brush || !step.previous) return step.brush;
+  }
+  return null;
+}
+
 /** Without one of the points; null if nothing is left. The mask that the point had a part in is no prompt any more. */
 export function withoutPoint(steps, index) {
   const last = steps.at(-1);
   const without = (values) => values.filter((_, place) => place !== index);
-  const step = { ...last, points: without(last.points), labels: without(last.labels), previous: false, selected: null };
-  return isEmpty(step) ? null : step;
+  return alone(steps, { points: without(last.points), labels: without(last.labels) });
 }
 
-/** Without the box or the text; null if nothing is left. */
-export function without(steps, kind) {
-  const step = { ...steps.at(-1), [kind]: null, previous: false, selected: null };
+/** Without the box, the text or the painting; null if nothing is left. */
+export const without = (steps, kind) => alone(steps, { [kind]: null });
+
+/** The prompts of the last step with a change, on no mask but what was painted. */
+function alone(steps, change) {
+  const step = { ...steps.at(-1), brush: paintingOf(steps), ...change, previous: false, selected: null };
   return isEmpty(step) ? null : step;
 }
 

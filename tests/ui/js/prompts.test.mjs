@@ -76,3 +76,20 @@ test("however far it is moved or zoomed, some of the picture stays in sight", ()
     assert.ok(view.scale <= 40);
   }
 });
+
+test("a painting survives further prompts and taking one of them back, until it is taken back itself", () => {
+  const brush = { size: [1, 1], counts: "01" };
+  const painted = [prompts.nextStep([], { brush })];
+  const clicked = [...painted, prompts.withPoint(painted, [1, 1], 1)];
+  const boxed = [...clicked, prompts.nextStep(clicked, { box: [0, 0, 1, 1] })];
+  assert.equal(boxed.at(-1).brush, null); // it counts once
+  assert.equal(prompts.paintingOf(boxed), brush);
+  const unboxed = prompts.without(boxed, "box");
+  assert.deepEqual([unboxed.brush, unboxed.previous, unboxed.points.length], [brush, false, 1]);
+  assert.deepEqual(prompts.withoutPoint(clicked, 0), { ...prompts.NOTHING, brush });
+  const bare = prompts.without(boxed, "brush");
+  assert.deepEqual([bare.brush, bare.points.length, bare.box], [null, 1, [0, 0, 1, 1]]);
+  assert.equal(prompts.paintingOf([...boxed, bare, prompts.withPoint([bare], [0, 0], 1)]), null);
+  assert.equal(prompts.without(painted, "brush"), null);
+  assert.equal(prompts.paintingOf([]), null);
+});
