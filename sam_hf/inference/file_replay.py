@@ -18,7 +18,7 @@ from sam_hf.inference.result_files import encode_json, encode_png, masks_folder,
 from sam_hf.inference.session import PromptSession, ReplayedObject, replay
 from sam_hf.masks import drawing, rle
 from sam_hf.masks.boxes import mask_to_xywh
-from sam_hf.masks.formats import LabeledMask, export, export_suffix, mask_png
+from sam_hf.masks.formats import export, export_suffix, mask_png
 from sam_hf.masks.labeled_mask import safe_file_name
 from sam_hf.model.image_loading import as_bytes, load_image_tensor
 
@@ -88,11 +88,10 @@ def replay_file(
         "session_checkpoint": session.checkpoint,
         "objects": [_record(one, f"{stem}.png") for one, stem in zip(objects, stems, strict=True)],
     }
-    shown = [one.mask for one in objects if not one.kept.hidden]
-    contents = {folder / f"{name}_overlay.png": encode_png(_overlay(picture, shown))}
+    contents = {folder / f"{name}_overlay.png": encode_png(_overlay(picture, objects))}
     masks = masks_folder(folder, name)
     contents |= {masks / f"{stem}.png": mask_png(one.mask) for one, stem in zip(objects, stems, strict=True)}
-    labeled = [_labeled(one) for one in objects]
+    labeled = [one.kept.labeled(one.score, one.rle) for one in objects]
     for one in formats:
         place = folder / f"{name}{export_suffix(one, len(labeled))}"
         contents[place] = export(one, labeled, picture, session.size, path.name).content
@@ -102,30 +101,22 @@ def replay_file(
     return result
 
 
-def _overlay(picture: np.ndarray, masks: Sequence[np.ndarray]) -> np.ndarray:
-    if len(masks) <= len(drawing.PALETTE):
-        return drawing.overlay(picture, masks)
-    return drawing.overlay_many(picture, sorted(masks, key=lambda mask: -int(mask.sum())))
+def _overlay(picture: np.ndarray, objects: Sequence[ReplayedObject]) -> np.ndarray:
+    shown = [one for one in objects if not one.kept.hidden]
+    if len(shown) <= len(drawing.PALETTE):
+        return drawing.overlay(picture, (one.mask for one in shown))
+    shown.sort(key=lambda one: -rle.area(one.rle))
+    return drawing.overlay_many(picture, (one.mask for one in shown))
 
 
 def _record(one: ReplayedObject, mask_file: str) -> dict[str, Any]:
+    mask = one.mask
     return {
         "name": one.kept.name,
-        "segmentation": rle.encode(one.mask),
-        "area": int(one.mask.sum()),
-        "bbox": mask_to_xywh(one.mask).tolist(),
+        "segmentation": dict(one.rle),
+        "area": int(mask.sum()),
+        "bbox": mask_to_xywh(mask).tolist(),
         "predicted_iou": None if one.score is None else round(one.score, 6),
         "iou": None if one.iou is None else round(one.iou, 6),
         "mask": mask_file,
     }
-
-
-def _labeled(one: ReplayedObject) -> LabeledMask:
-    """The object for export; the point is the first that was put on it."""
-    points = [
-        point for step in one.kept.steps for point, label in zip(step.points, step.labels, strict=True) if label == 1
-    ]
-    kept = one.kept
-    return LabeledMask(
-        one.mask, kept.name, kept.color, one.score, kept.polygon_detail, point=points[0] if points else None
-    )

@@ -206,6 +206,7 @@ class SamPredictor:
         text: str | None = None,
         multimask_output: bool = True,
         return_logits: bool = False,
+        full_size: bool = True,
     ) -> Prediction:
         """Answers one prompt on an encoded image; all kinds given describe one object.
 
@@ -219,6 +220,7 @@ class SamPredictor:
             text: A phrase, if the checkpoint has a text branch.
             multimask_output: Three masks, for an ambiguous prompt, or a single one.
             return_logits: Logits in original pixels instead of booleans.
+            full_size: False: `masks` is empty, (M,0,0); for a mask that only the next prompt builds on.
 
         Raises:
             ValueError: If a prompt has the wrong shape, there is none, or the checkpoint cannot take it.
@@ -232,6 +234,7 @@ class SamPredictor:
             text=None if text is None else [text],
             multimask_output=multimask_output,
             return_logits=return_logits,
+            full_size=full_size,
         )
         return Prediction(*(values[0] for values in answer))
 
@@ -262,6 +265,7 @@ class SamPredictor:
         text: Sequence[str | None] | None = None,
         multimask_output: bool = True,
         return_logits: bool = False,
+        full_size: bool = True,
     ) -> Prediction:
         """Answers P prompts on one encoded image; prompt p is made of the p-th entries, None where it has none.
 
@@ -274,6 +278,7 @@ class SamPredictor:
             text: P phrases.
             multimask_output: Three masks per prompt or one.
             return_logits: Logits instead of booleans.
+            full_size: See `decode`.
 
         Returns:
             masks (P,M,H,W), scores (P,M), low_res_logits (P,M,4h,4w); the same as P single calls.
@@ -290,9 +295,12 @@ class SamPredictor:
             some = {name: values[:, start : start + PROMPTS_AT_ONCE] for name, values in inputs.items()}
             output = self.model(image_embeddings=features, multimask_output=multimask_output, **some)
             low_res = output.pred_masks.float()  # (1,P,M,4h,4w)
-            full = self.processor.post_process_masks(
-                low_res, [embedding.original_size], [embedding.input_size], binarize=not return_logits
-            )[0]
+            if full_size:
+                full = self.processor.post_process_masks(
+                    low_res, [embedding.original_size], [embedding.input_size], binarize=not return_logits
+                )[0]
+            else:
+                full = low_res[0, :, :, :0, :0] > 0
             answers.append([full.cpu().numpy(), output.iou_scores[0].float().cpu().numpy(), low_res[0].cpu().numpy()])
         return Prediction(*(np.concatenate(parts) for parts in zip(*answers, strict=True)))
 

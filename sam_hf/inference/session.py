@@ -4,7 +4,7 @@
 other: where a step builds on the one before, the low-resolution logits of the mask selected there are its mask prompt.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from sam_hf.inference.embedding_store import ImageEmbedding
 from sam_hf.inference.predictor import SamPredictor
 from sam_hf.inference.session_format import PromptSession, SessionObject, Step, read_steps
-from sam_hf.masks import rle
+from sam_hf.masks import rle as run_lengths
 from sam_hf.masks.packed import PackedMask
 from sam_hf.masks.regions import remove_small_regions
 
@@ -29,6 +29,7 @@ __all__ = [
     "decode_steps",
     "read_steps",
     "replay",
+    "replay_each",
     "wants_three",
 ]
 
@@ -40,7 +41,7 @@ class StepAnswer:
     """Answer to the last of an object's steps.
 
     Attributes:
-        masks: (M,H,W) bool, original pixels; M is 3 or 1, see `wants_three`.
+        masks: (M,H,W) bool, original pixels; M is 3 or 1, see `wants_three`. Of steps before the last: (M,0,0).
         scores: (M,) float32, estimates of the masks' IoU.
         selected: Which of them is the object.
         low_res_logits: (M,4h,4w) float32, the frame of the model's padded input.
@@ -68,15 +69,20 @@ class ReplayedObject:
 
     Attributes:
         kept: The object as the session has it.
-        mask: (H,W) bool, original pixels; small holes filled, small islands dropped as it was kept.
+        rle: The mask, original pixels; small holes filled, small islands dropped as it was kept.
         score: Estimate of the mask's IoU; None of an object without steps.
         iou: IoU with the mask that the session has stored; None if it has none. Two empty masks agree: 1.
     """
 
     kept: SessionObject
-    mask: np.ndarray
+    rle: Mapping[str, Any]
     score: float | None
     iou: float | None
+
+    @property
+    def mask(self) -> np.ndarray:
+        """(H,W) bool: the mask, unpacked anew each time."""
+        return run_lengths.decode(self.rle)
 
 
 def wants_three(step: Step) -> bool:
@@ -123,7 +129,9 @@ def decode_steps(
     answer = None
     for index in range(first, len(steps)):
         mask_prompt = None if answer is None else answer.low_res_logits[answer.selected][None]  # (1,4h,4w)
-        answer = _decode(predictor, embedding, steps[index], mask_prompt, f"steps[{index}]", segmenter, image)
+        is_last = index == len(steps) - 1
+        path = f"steps[{index}]"
+        answer = _decode(predictor, embedding, steps[index], mask_prompt, path, segmenter, image, is_last)
     return answer
 
 
@@ -135,6 +143,7 @@ def _decode(
     path: str,
     segmenter: "SamTextSegmenter | None",
     image: Any,
+    full_size: bool,
 ) -> StepAnswer:
     if step.brush is not None:
         if tuple(step.brush["size"]) != tuple(embedding.original_size):
@@ -142,7 +151,7 @@ def _decode(
                 f"{path}.brush: expected the picture's size {list(embedding.original_size)} (height, width), "
                 f"got {list(step.brush['size'])}"
             )
-        mask_prompt = rle.decode(step.brush)
+        mask_prompt = run_lengths.decode(step.brush)
     prompts = {
         "points": np.array(step.points) if step.points else None,
         "labels": np.array(step.labels) if step.points else None,
@@ -152,7 +161,7 @@ def _decode(
     if step.text is not None and predictor.model.config.text_config is None:
         return _look_for(segmenter, image, step.text, prompts, embedding, path)
     several = wants_three(step)
-    found = predictor.decode(embedding, text=step.text, multimask_output=several, **prompts)
+    found = predictor.decode(embedding, text=step.text, multimask_output=several, full_size=full_size, **prompts)
     best = int(found.scores.argmax())
     # A single mask is chosen already.
     selected = best if step.selected is None or not several else step.selected
@@ -183,7 +192,14 @@ def _look_for(
 def replay(
     predictor: SamPredictor, image: Any, session: PromptSession, segmenter: "SamTextSegmenter | None" = None
 ) -> list[ReplayedObject]:
-    """Does a session again.
+    """Does a session again; see `replay_each`, as for the arguments."""
+    return list(replay_each(predictor, image, session, segmenter))
+
+
+def replay_each(
+    predictor: SamPredictor, image: Any, session: PromptSession, segmenter: "SamTextSegmenter | None" = None
+) -> Iterator[ReplayedObject]:
+    """Does a session again, one object after the other.
 
     Args:
         predictor: Any checkpoint; with the one that the session was made with the same masks come out.
@@ -202,10 +218,8 @@ def replay(
             f"image: the session is about a picture of {wanted_width} x {wanted_height} pixels, "
             f"this one has {width} x {height}"
         )
-    return [
-        _replay(predictor, embedding, one, f"objects[{index}]", segmenter, image)
-        for index, one in enumerate(session.objects)
-    ]
+    for index, one in enumerate(session.objects):
+        yield _replay(predictor, embedding, one, f"objects[{index}]", segmenter, image)
 
 
 def _replay(
@@ -216,7 +230,7 @@ def _replay(
     segmenter: "SamTextSegmenter | None",
     image: Any,
 ) -> ReplayedObject:
-    stored = None if kept.rle is None else rle.decode(kept.rle)
+    stored = None if kept.rle is None else run_lengths.decode(kept.rle)
     if kept.steps:
         try:
             answer = decode_steps(predictor, embedding, kept.steps, segmenter, image)
@@ -229,7 +243,7 @@ def _replay(
         raise ValueError(f"{path}: expected steps or an rle, got neither")
     packed, changed = remove_small_regions(PackedMask.from_array(mask), kept.fill_holes, kept.drop_islands)
     mask = packed.to_array() if changed else mask
-    return ReplayedObject(kept, mask, score, None if stored is None else _iou(mask, stored))
+    return ReplayedObject(kept, run_lengths.encode(mask), score, None if stored is None else _iou(mask, stored))
 
 
 def _iou(first: np.ndarray, second: np.ndarray) -> float:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sam_hf.inference import json_fields as read
+from sam_hf.masks.labeled_mask import LabeledMask
 from sam_hf.masks.rle import MOST_PIXELS
 
 FORMAT, VERSION = "sam_hf.session", 1
@@ -146,6 +147,19 @@ class SessionObject:
             read.flag(_or(given.get("hidden"), False), f"{path}.hidden"),
             None if rle is None else read.run_lengths(rle, f"{path}.rle", size),
         )
+
+    def labeled(self, score: float | None = None, rle: Mapping[str, Any] | None = None) -> LabeledMask:
+        """The object for export.
+
+        Args:
+            score: Estimate of the mask's IoU, or None.
+            rle: Its mask; None: the one it has. Its point is the first that was put on it.
+        """
+        on_it = (
+            point for step in self.steps for point, label in zip(step.points, step.labels, strict=True) if label == 1
+        )
+        mask = self.rle if rle is None else rle
+        return LabeledMask(mask, self.name, self.color, score, self.polygon_detail, point=next(on_it, None))
 
     def to_json(self) -> dict[str, Any]:
         """The object as JSON has it, with every key."""

@@ -5,7 +5,7 @@ Ito's, which stay apart for colour-blind eyes; lines are drawn twice, light on d
 pictures full of masks there are more colours, and lines are drawn once.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import cv2
 import numpy as np
@@ -25,12 +25,12 @@ WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 EASILY_TOLD_APART = 45.0  # distance of two colours in CIELAB
 
 
-def overlay(image: np.ndarray, masks: Sequence[np.ndarray], opacity: float = 0.45) -> np.ndarray:
+def overlay(image: np.ndarray, masks: Iterable[np.ndarray], opacity: float = 0.45) -> np.ndarray:
     """Tints each mask in its own colour and outlines it.
 
     Args:
         image: (H,W,3) uint8.
-        masks: (H,W) booleans each; a later one lies on top.
+        masks: (H,W) booleans each, taken one by one; a later one lies on top.
         opacity: Share of the tint, 0 to 1.
 
     Returns:

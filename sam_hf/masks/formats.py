@@ -5,7 +5,8 @@ that the same masks give the same bytes. What each format keeps and loses is in 
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from io import BytesIO
 from typing import Any, NamedTuple
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
@@ -42,11 +43,13 @@ __all__ = [
 ALL_MASKS = {
     "index.png": "index_png",
     "coco.json": "coco",
+    "coco_rle.json": "coco_rle",
     "sa1b.json": "sa1b",
     "labelme.json": "labelme",
     "objects.geojson": "geojson",
     "objects.svg": "svg",
 }
+LARGEST_ZIP = 512 * 2**20  # bytes; it is made in memory
 NO_DATE = (1980, 1, 1, 0, 0, 0)  # the first that a ZIP can hold
 
 
@@ -111,28 +114,31 @@ def to_zip(
         more: Further files by name, such as "session.json".
     """
     job = _job(masks, image, size, image_name)
-    contents: dict[str, bytes] = {}
-    names = safe_file_names(one.name for one in masks)
-    contents |= {f"masks/{name}.png": mask_png(one.mask) for name, one in zip(names, masks, strict=True)}
-    if image is not None:
-        for name, one in zip(names, masks, strict=True):
-            contents[f"cutouts/{name}.png"] = encode_png(cut_out(image, one.mask))
-    for name, file_format in ALL_MASKS.items():
-        contents[name] = EXPORTS[file_format].write(job)
-    contents |= {f"yolo/{name}": content for name, content in _yolo_files(job).items()}
-    return zip_files(contents | dict(more or {}))
+    return zip_files(_all_files(job, dict(more or {})))
 
 
-def zip_files(contents: Mapping[str, bytes]) -> bytes:
+def union(masks: Iterable[LabeledMask], size: Sequence[int]) -> np.ndarray:
+    """(H,W) bool: what lies in any of the masks of a picture of that size (H,W)."""
+    together = np.zeros(tuple(size), dtype=bool)
+    for one in masks:
+        together |= one.mask
+    return together
+
+
+def zip_files(contents: Mapping[str, bytes] | Iterable[tuple[str, bytes]]) -> bytes:
     """A ZIP of files by their names, at most two folders deep.
 
+    Args:
+        contents: By name, or names and contents, which are taken one by one.
+
     Raises:
-        ValueError: If a name leads elsewhere than into the folder where the ZIP is unpacked, or is there twice.
+        ValueError: If a name leads elsewhere than into the folder where the ZIP is unpacked, or is there twice; or the
+            ZIP would be larger than `LARGEST_ZIP`.
     """
     seen: set[str] = set()
     buffer = BytesIO()
     with ZipFile(buffer, "w", ZIP_DEFLATED) as archive:
-        for name, content in contents.items():
+        for name, content in contents.items() if isinstance(contents, Mapping) else contents:
             parts = name.split("/")
             if not 1 <= len(parts) <= 3 or any(part != safe_file_name(part, 255) for part in parts):
                 raise ValueError(f"name: expected that of a plain file, got {name!r:.80}")
@@ -142,6 +148,10 @@ def zip_files(contents: Mapping[str, bytes]) -> bytes:
             entry = ZipInfo(name, NO_DATE)
             entry.compress_type, entry.external_attr = ZIP_DEFLATED, 0o644 << 16
             archive.writestr(entry, content)
+            if buffer.tell() > LARGEST_ZIP:
+                raise ValueError(
+                    f"the ZIP would be larger than {LARGEST_ZIP // 2**20} MB: export fewer objects at once"
+                )
     return buffer.getvalue()
 
 
@@ -169,12 +179,31 @@ def _text(write: Callable[..., Any]) -> Callable[[_Job], bytes]:
     return run
 
 
+def _named(job: _Job) -> Iterator[tuple[str, np.ndarray]]:
+    names = safe_file_names(one.name for one in job.masks)
+    for name, one in zip(names, job.masks, strict=True):
+        yield name, one.mask
+
+
+def _all_files(job: _Job, more: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
+    """Names and contents, each made when the one before is written: together they may be large."""
+    for name, mask in _named(job):
+        yield f"masks/{name}.png", mask_png(mask)
+    if job.image is not None:
+        for name, mask in _named(job):
+            yield f"cutouts/{name}.png", encode_png(cut_out(job.image, mask))
+    for name, file_format in ALL_MASKS.items():
+        yield name, EXPORTS[file_format].write(job)
+    for name, content in _yolo_files(job).items():
+        yield f"yolo/{name}", content
+    yield from more.items()
+
+
 def _masks(job: _Job) -> bytes:
     """The mask; of several a ZIP."""
     if len(job.masks) == 1:
         return mask_png(job.masks[0].mask)
-    names = safe_file_names(one.name for one in job.masks)
-    return zip_files({f"{name}.png": mask_png(one.mask) for name, one in zip(names, job.masks, strict=True)})
+    return zip_files((f"{name}.png", mask_png(mask)) for name, mask in _named(job))
 
 
 def _cutout(job: _Job) -> bytes:
@@ -183,7 +212,7 @@ def _cutout(job: _Job) -> bytes:
         raise ValueError("image: a cut-out needs the picture")
     if not job.masks:
         raise ValueError("masks: a cut-out needs at least one")
-    return encode_png(cut_out(job.image, np.any([one.mask for one in job.masks], axis=0)))
+    return encode_png(cut_out(job.image, union(job.masks, job.size)))
 
 
 def _yolo_files(job: _Job) -> dict[str, bytes]:
@@ -203,6 +232,7 @@ EXPORTS: dict[str, _Export] = {
     "cutout": _Export("_cutout.png", _cutout),
     "zip": _Export(".zip", lambda job: to_zip(job.masks, job.image, job.size, job.image_name)),
     "coco": _Export("_coco.json", _text(to_coco)),
+    "coco_rle": _Export("_coco_rle.json", _text(partial(to_coco, polygons=False))),
     "sa1b": _Export("_sa1b.json", _text(to_sa1b)),
     "yolo": _Export("_yolo.zip", lambda job: zip_files(_yolo_files(job))),
     "labelme": _Export(".json", _text(to_labelme)),  # labelme looks for the name of the picture

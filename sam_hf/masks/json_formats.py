@@ -15,7 +15,7 @@ from sam_hf.masks.boxes import mask_to_xywh, mask_to_xyxy
 from sam_hf.masks.labeled_mask import LabeledMask, check_sizes, clean_text, safe_file_name
 from sam_hf.masks.mask_pictures import mask_png
 from sam_hf.masks.packed import PackedMask
-from sam_hf.masks.polygons import INSET, Polygon, mask_to_polygons
+from sam_hf.masks.polygons import INSET, Polygon, TooRagged, mask_to_polygons
 
 LABELME_VERSION = "5.4.1"  # the first with masks in shapes is 5.3
 SOFTWARE = "sam_hf"
@@ -31,7 +31,7 @@ def to_coco(
         size: (H,W) of the picture.
         image_name: Of its file.
         polygons: Polygons, where they can say it: they know no holes, so a mask with holes is in run lengths all the
-            same, and so is an empty one. False: compressed run lengths throughout.
+            same, and so is one that is empty or mere noise. False: compressed run lengths throughout.
 
     Raises:
         ValueError: If a mask has another size.
@@ -42,13 +42,14 @@ def to_coco(
     names = list(dict.fromkeys(one.label for one in masks))
     annotations = []
     for place, one in enumerate(masks, start=1):
+        mask = one.mask
         annotation: dict[str, Any] = {
             "id": place,
             "image_id": 1,
             "category_id": names.index(one.label) + 1,
-            "segmentation": _coco_segmentation(one, polygons),
-            "area": int(one.mask.sum()),
-            "bbox": mask_to_xywh(one.mask).tolist(),
+            "segmentation": _coco_segmentation(mask, one.detail, polygons),
+            "area": int(mask.sum()),
+            "bbox": mask_to_xywh(mask).tolist(),
             "iscrowd": 0,
         }
         if one.score is not None:
@@ -120,11 +121,12 @@ def to_labelme(masks: Sequence[LabeledMask], size: Sequence[int], image_name: st
     height, width = check_sizes(masks, size)
     shapes = []
     for group, one in enumerate(masks, start=1):
-        polygons = mask_to_polygons(one.mask, one.detail, INSET)
+        mask = one.mask
+        polygons = mask_to_polygons(mask, one.detail, INSET)
         shape = {"label": one.label, "group_id": group, "description": "", "flags": {}}
         if any(polygon.holes for polygon in polygons):
-            left, top, right, bottom = mask_to_xyxy(one.mask).tolist()
-            png = mask_png(one.mask[top:bottom, left:right])
+            left, top, right, bottom = mask_to_xyxy(mask).tolist()
+            png = mask_png(mask[top:bottom, left:right])
             corners = [[float(left), float(top)], [float(right - 1), float(bottom - 1)]]  # both ends inside
             picture = base64.b64encode(png).decode("ascii")
             shapes.append(shape | {"shape_type": "mask", "points": corners, "mask": picture})
@@ -163,13 +165,14 @@ def to_geojson(masks: Sequence[LabeledMask], size: Sequence[int], image_name: st
     height, width = check_sizes(masks, size)
     features = []
     for place, one in enumerate(masks, start=1):
-        polygons = mask_to_polygons(one.mask, one.detail)
-        left, top, right, bottom = mask_to_xyxy(one.mask).tolist()
+        mask = one.mask
+        polygons = mask_to_polygons(mask, one.detail)
+        left, top, right, bottom = mask_to_xyxy(mask).tolist()
         feature: dict[str, Any] = {"type": "Feature", "id": place, "geometry": _geometry(polygons)}
         if polygons:
             feature["bbox"] = [left, top, right, bottom]
         score = None if one.score is None else round(float(one.score), 6)
-        properties = {"name": one.label, "color": one.color, "score": score, "area": int(one.mask.sum())}
+        properties = {"name": one.label, "color": one.color, "score": score, "area": int(mask.sum())}
         features.append(feature | {"properties": properties})
     image = {"file_name": file_name(image_name), "width": width, "height": height}
     frame = "pixels; x right, y down, the corner of the first pixel is (0, 0)"
@@ -185,10 +188,13 @@ def file_name(name: str) -> str:
     return f"{safe_file_name(stem)}.{suffix}"
 
 
-def _coco_segmentation(one: LabeledMask, polygons: bool) -> Any:
-    found = mask_to_polygons(one.mask, one.detail) if polygons else []
+def _coco_segmentation(mask: np.ndarray, detail: float, polygons: bool) -> Any:
+    try:
+        found = mask_to_polygons(mask, detail) if polygons else []
+    except TooRagged:
+        found = []
     if not found or any(polygon.holes for polygon in found):
-        return rle.encode(one.mask)
+        return rle.encode(mask)
     return [polygon.outer.ravel().tolist() for polygon in found]
 
 

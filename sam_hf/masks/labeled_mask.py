@@ -6,10 +6,12 @@ names that no system takes for anything but a plain file.
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+
+from sam_hf.masks import rle
 
 COLOR = re.compile("#[0-9a-fA-F]{6}")
 UNNAMED = "object"
@@ -18,12 +20,12 @@ LONGEST_FILE_NAME = 100  # bytes of UTF-8, without the suffix
 DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in "0123456789¹²³")}
 
 
-@dataclass(frozen=True, eq=False)
 class LabeledMask:
-    """One object of a picture.
+    """One object of a picture. Its mask is held as run lengths: hundreds on a large photo are a few megabytes.
 
-    Attributes:
-        mask: (H,W) bool, original pixels; any numbers are taken, of which the nonzero ones are inside.
+    Args:
+        mask: (H,W) booleans, original pixels, or any numbers of which the nonzero ones are inside; or its COCO run
+            lengths, see `rle.decode`. Those of strangers want `rle.checked` first.
         name: Any text.
         color: "#rrggbb".
         score: Estimate of the mask's IoU, or None.
@@ -35,29 +37,39 @@ class LabeledMask:
         ValueError: If the mask is not two-dimensional, or another value not of its kind.
     """
 
-    mask: np.ndarray
-    name: str = ""
-    color: str = "#0072b2"
-    score: float | None = None
-    detail: float = 1.0
-    stability_score: float | None = None
-    point: Sequence[float] | None = None
-
-    def __post_init__(self):
-        mask = np.asarray(self.mask)
-        if mask.ndim != 2:
-            raise ValueError(f"mask must have shape (H, W), got {mask.shape}")
-        object.__setattr__(self, "mask", mask if mask.dtype == bool else mask != 0)
-        if not isinstance(self.name, str):
-            raise ValueError(f"name must be a text, got {type(self.name).__name__}")
-        if not isinstance(self.color, str) or not COLOR.fullmatch(self.color):
-            raise ValueError(f"color must be of the form #rrggbb, got {self.color!r:.60}")
-        for name in ("score", "stability_score"):
-            value = getattr(self, name)
+    def __init__(
+        self,
+        mask: np.ndarray | Mapping[str, Any],
+        name: str = "",
+        color: str = "#0072b2",
+        score: float | None = None,
+        detail: float = 1.0,
+        stability_score: float | None = None,
+        point: Sequence[float] | None = None,
+    ):
+        if not isinstance(name, str):
+            raise ValueError(f"name must be a text, got {type(name).__name__}")
+        if not isinstance(color, str) or not COLOR.fullmatch(color):
+            raise ValueError(f"color must be of the form #rrggbb, got {color!r:.60}")
+        for called, value in (("score", score), ("stability_score", stability_score)):
             if value is not None and not np.isfinite(value):
-                raise ValueError(f"{name} must be a finite number or None, got {value}")
-        if not 0.0 <= self.detail <= 1.0:
-            raise ValueError(f"detail must lie between 0 and 1, got {self.detail}")
+                raise ValueError(f"{called} must be a finite number or None, got {value}")
+        if not 0.0 <= detail <= 1.0:
+            raise ValueError(f"detail must lie between 0 and 1, got {detail}")
+        self._runs = mask if isinstance(mask, Mapping) else rle.encode(mask)
+        self.name, self.color, self.score, self.detail = name, color, score, detail
+        self.stability_score, self.point = stability_score, point
+
+    @property
+    def mask(self) -> np.ndarray:
+        """(H,W) bool, original pixels; unpacked anew each time, so ask once and let go."""
+        return rle.decode(self._runs)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H,W) of the picture."""
+        height, width = self._runs["size"]
+        return int(height), int(width)
 
     @property
     def label(self) -> str:
@@ -78,8 +90,8 @@ def check_sizes(masks: Iterable[LabeledMask], size: Sequence[int]) -> tuple[int,
     """
     height, width = (int(side) for side in size)
     for index, one in enumerate(masks):
-        if one.mask.shape != (height, width):
-            raise ValueError(f"masks[{index}] must have the picture's size {(height, width)}, got {one.mask.shape}")
+        if one.size != (height, width):
+            raise ValueError(f"masks[{index}] must have the picture's size {(height, width)}, got {one.size}")
     return height, width
 
 

@@ -19,9 +19,15 @@ import numpy as np
 
 from sam_hf.masks.boxes import mask_to_xyxy
 
+TIDY = "fill its small holes and drop its small islands first"
 INSET = 0.25  # pixels; half would make lines of what is one pixel wide
 COARSEST = 0.03  # tolerance at detail 0, as a share of the region's diagonal
+MOST_CORNERS, MOST_RINGS = 400_000, 20_000  # of a mask; beyond, outlines take seconds and help nobody
 CHECKED_PAIRS = 10_000_000  # of sides that are looked at to see whether they cross
+
+
+class TooRagged(ValueError):
+    """The outlines of a mask would have too many corners."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +70,7 @@ def mask_to_polygons(mask: np.ndarray, detail: float = 1.0, inset: float = 0.0) 
 
     Raises:
         ValueError: If `mask` is not two-dimensional, or `detail` or `inset` out of range.
+        TooRagged: If it is mere noise, with more corners or outlines than `MOST_CORNERS` and `MOST_RINGS`.
     """
     mask = np.asarray(mask)
     if mask.ndim != 2:
@@ -100,6 +107,8 @@ def _rings(mask: np.ndarray, inset: float) -> list[tuple[int, np.ndarray]]:
     joins are neighbours, in a column those that a vertical one joins, and an outline takes both by turns.
     """
     places, sides, signs, pixels = _corners(mask)
+    if len(places) > MOST_CORNERS:
+        raise TooRagged(f"mask: its outlines have {len(places):,} corners, at most {MOST_CORNERS:,} are drawn: {TIDY}")
     across, down = np.empty(len(places), dtype=np.int64), np.empty(len(places), dtype=np.int64)
     # Where two regions meet at a corner it is there twice: the one whose border comes from before goes first.
     for partner, order in (
@@ -125,6 +134,8 @@ def _rings(mask: np.ndarray, inset: float) -> list[tuple[int, np.ndarray]]:
             rings.append((regions[start], drawn[ring]))
         elif ring:
             rings.extend((regions[start], part) for part in _without_touching(places[ring]))
+        if len(rings) > MOST_RINGS:
+            raise TooRagged(f"mask: it has more than {MOST_RINGS:,} islands and holes: {TIDY}")
     return rings
 
 

@@ -16,8 +16,9 @@ from typing import NamedTuple
 import numpy as np
 
 from sam_hf.masks.labeled_mask import LabeledMask, check_sizes
-from sam_hf.masks.polygons import INSET, mask_to_polygons
+from sam_hf.masks.polygons import INSET, TIDY, TooRagged, mask_to_polygons
 
+MOST_JOINED = 2000  # outlines of a mask; joining them takes the square of their number
 COMPARED = 2000  # corners of an outline that a bridge may begin at
 
 
@@ -48,6 +49,7 @@ def to_yolo(masks: Sequence[LabeledMask], size: Sequence[int], classes: Sequence
 
     Raises:
         ValueError: If a mask has another size, or a name that `classes` lacks.
+        TooRagged: If a mask has more outlines than `MOST_JOINED`.
     """
     height, width = check_sizes(masks, size)
     names = tuple(dict.fromkeys(one.label for one in masks) if classes is None else classes)
@@ -58,6 +60,8 @@ def to_yolo(masks: Sequence[LabeledMask], size: Sequence[int], classes: Sequence
     lines = []
     for one in masks:
         rings = [ring for polygon in mask_to_polygons(one.mask, one.detail, INSET) for ring in polygon.rings]
+        if len(rings) > MOST_JOINED:
+            raise TooRagged(f"mask: YOLO joins its {len(rings):,} islands and holes, at most {MOST_JOINED:,}: {TIDY}")
         if rings:
             outline = join_rings(rings) / (width, height)
             numbers = " ".join(f"{value:.{digits}f}" for value in outline.ravel().tolist())

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import weakref
 import zipfile
 from contextlib import redirect_stdout
 from pathlib import PurePosixPath, PureWindowsPath
@@ -329,6 +330,66 @@ def test_safe_names_are_safe_of_any_signs():
         safe = safe_file_name(name)
         assert safe == safe_file_name(safe) and safe not in ("", ".", "..") and safe.encode()
         assert not set(safe) & set('/\\:*?"<>|\x00') and not PureWindowsPath(safe).anchor
+
+
+@pytest.mark.parametrize("file_format", EXPORTS)
+def test_masks_are_unpacked_one_by_one(file_format, monkeypatch):
+    alive, most = [], 0
+
+    def unpack(packed, decode=rle.decode):
+        nonlocal most
+        alive.append(weakref.ref(mask := decode(packed).copy()))
+        most = max(most, sum(one() is not None for one in alive))
+        return mask
+
+    monkeypatch.setattr(rle, "decode", unpack)
+    masks = [LabeledMask(rle.encode(MASKS["blob"]), str(number)) for number in range(50)]
+    assert export(file_format, masks, np.zeros((*SIZE, 3), np.uint8), SIZE).content
+    assert len(alive) >= 50 and most <= 3
+
+
+def test_run_lengths_will_do_as_a_mask():
+    for name, mask in MASKS.items():
+        one = LabeledMask(rle.encode(mask), name)
+        assert np.array_equal(one.mask, mask) and one.size == SIZE
+        assert to_coco([one], SIZE) == to_coco([LabeledMask(mask, name)], SIZE)
+
+
+def test_noise_is_in_run_lengths_in_coco_and_refused_where_only_outlines_are_known():
+    mask = np.indices((700, 700)).sum(axis=0) % 2 == 0
+    (annotation,) = to_coco([LabeledMask(mask)], mask.shape)["annotations"]
+    assert np.array_equal(rle.decode(annotation["segmentation"]), mask)
+    with pytest.raises(ValueError, match="corners"):
+        to_svg([LabeledMask(mask)], mask.shape)
+
+
+def test_yolo_joins_many_parts_but_not_any_number():
+    dots = np.zeros((100, 400), bool)
+    dots[::2, ::2] = True
+    with pytest.raises(ValueError, match="joins its 10,000 islands and holes, at most 2,000: fill"):
+        to_yolo([LabeledMask(dots)], dots.shape)
+
+
+def test_coco_in_run_lengths_throughout():
+    content = json.loads(export("coco_rle", LABELED, None, SIZE).content)
+    for annotation, one in zip(content["annotations"], LABELED, strict=True):
+        assert annotation["segmentation"] == rle.encode(one.mask)
+
+
+def test_a_zip_that_grows_too_large_is_refused(monkeypatch):
+    from sam_hf.masks import formats
+
+    monkeypatch.setattr(formats, "LARGEST_ZIP", 5000)
+    made = []
+
+    def contents():
+        for number in range(100):
+            made.append(number)
+            yield f"{number}.bin", np.random.default_rng(number).bytes(1000)
+
+    with pytest.raises(ValueError, match="larger than .* MB: export fewer objects"):
+        zip_files(contents())
+    assert len(made) < 7  # and the rest is not even made
 
 
 def test_wrong_values_are_said():

@@ -1,12 +1,14 @@
 """Polygons against the programs that fill them: pycocotools, PIL and OpenCV."""
 
+import time
+
 import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
-from sam_hf.masks.polygons import INSET, mask_to_polygons, signed_area
+from sam_hf.masks.polygons import INSET, TooRagged, mask_to_polygons, signed_area
 
 
 def _masks(count: int):
@@ -153,6 +155,17 @@ def test_a_comb_of_a_thousand_teeth_is_quick_and_exact():
     (polygon,) = mask_to_polygons(mask)
     assert polygon.area == mask.sum()
     assert mask_to_polygons(mask, 0.5)[0].area > 0
+
+
+def test_noise_is_refused_at_once_and_other_ragged_masks_are_drawn():
+    noise = np.indices((700, 700)).sum(axis=0) % 2 == 0
+    start = time.monotonic()
+    for mask, said in ((noise, "corners"), (noise[:300, :300], "islands and holes"), (~noise[:300, :300], "islands")):
+        for detail in (1.0, 0.5):
+            with pytest.raises(TooRagged, match=f"mask: .*{said}.*fill its small holes"):
+                mask_to_polygons(mask, detail)
+    assert time.monotonic() - start < 20
+    assert len(mask_to_polygons(noise[:60, :60])) == 1800
 
 
 def test_empty_masks_and_refusals():
