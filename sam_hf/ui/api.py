@@ -21,7 +21,7 @@ from gradio.utils import get_upload_folder
 import sam_hf
 from sam_hf.inference import json_fields as read
 from sam_hf.inference.mask_generation import SamAutomaticMaskGenerator
-from sam_hf.inference.session import Step, decode_steps, read_steps, replay
+from sam_hf.inference.session import Step, decode_steps, read_steps, replay_each
 from sam_hf.inference.session_format import LONGEST_TEXT, PromptSession
 from sam_hf.inference.text.instances import TextInstance
 from sam_hf.inference.text.naming import name_masks
@@ -31,12 +31,12 @@ from sam_hf.masks.boxes import mask_to_xywh
 from sam_hf.ui.answers import endpoint
 from sam_hf.ui.checkpoints import Checkpoint, Checkpoints
 from sam_hf.ui.encoding import Encoder
-from sam_hf.ui.exporting import array_file, export_objects, half_features, refine_mask
+from sam_hf.ui.exporting import array_file, check_replay, export_objects, half_features, refine_mask
 from sam_hf.ui.pictures import OpenPicture, PictureStore
 from sam_hf.ui.reading import read_picture, read_upload
 from sam_hf.ui.served_files import display_copy, serve
 
-MOST_PHRASES = 32
+MOST_PHRASES, MOST_STEPS_OF_CLIP = 32, 32
 GROUNDINGS = ("auto", "learned", "dense", "proposals")
 QUICK = {"concurrency_id": "quick", "concurrency_limit": 8}
 ALONE = 1
@@ -67,7 +67,7 @@ class Api:
             (self.embed, {"concurrency_id": "encode", "concurrency_limit": ALONE}),
             (self.segment, QUICK),
             (self.phrase, QUICK),
-            (self.refine, QUICK),
+            (self.refine, {"concurrency_id": "outlines", "concurrency_limit": 2}),
             (self.segment_text, {"concurrency_id": "text", "concurrency_limit": 2}),
             (self.everything, {"concurrency_id": "everything", "concurrency_limit": ALONE}),
             (self.export, {"concurrency_id": "files", "concurrency_limit": 2}),
@@ -192,6 +192,10 @@ class Api:
         size = opened.file.size
         read_in = read_steps(steps, size) if steps is not None else (Step.from_json(given, size, "prompt"),)
         asks_clip = not chosen.has_text and any(step.text is not None for step in read_in)
+        if asks_clip and len(read_in) > MOST_STEPS_OF_CLIP:
+            raise ValueError(
+                f"steps: expected at most {MOST_STEPS_OF_CLIP} with text for a checkpoint without a text branch"
+            )
         helpers = (chosen.segmenter, opened.file.open()) if asks_clip else ()
         answer = decode_steps(chosen.predictor, opened.embedding, read_in, *helpers)
         result = {
@@ -350,9 +354,9 @@ class Api:
             image: An uploaded picture, or {"picture": id} from /embed.
             checkpoint: A name from /checkpoints; default: its default.
             objects: [{"rle", "name", "color", "score", "steps", ...}, ...], as a session has them.
-            format: png (a ZIP where there are several objects), index_png, cutout, zip, coco, sa1b, yolo, labelme,
-                svg, geojson, session; background (the objects cut out; none: what a box over the whole picture gives);
-                npy and safetensors (the image embedding).
+            format: png (a ZIP where there are several objects), index_png, cutout, zip, coco, coco_rle (no polygons),
+                sa1b, yolo, labelme, svg, geojson, session; background (the objects cut out; none: what a box over the
+                whole picture gives); npy and safetensors (the image embedding).
             name: What the picture's file is called; default: as it was uploaded.
 
         Returns:
@@ -363,29 +367,28 @@ class Api:
         return serve(content, file_name)
 
     @endpoint
-    def replay(self, image: dict, session: dict) -> dict:
-        """Does a stored prompt session again.
+    def replay(self, image: dict, session: dict) -> Iterator[dict]:
+        """Does a stored prompt session again; cancelling stops it at the next object.
 
         Args:
             image: An uploaded picture, or {"picture": id} from /embed.
             session: What the page exports as session JSON.
 
         Returns:
-            objects: of each name, rle, score (null without steps), iou with the stored mask (null without one).
+            Steps with done and total objects; at the end final: true, checkpoint, and objects: of each name, rle,
+            score (null without steps), iou with the stored mask (null without one).
         """
         known = PromptSession.from_json(session)
+        check_replay(known)
         name = known.checkpoint if known.checkpoint in self._checkpoints.names else None
         chosen, opened = self._open(image, name)
         chosen.predictor.store.put(opened.embedding)  # where replaying looks for it
         helper = None if chosen.has_text else chosen.segmenter
-        done = replay(chosen.predictor, opened.file.open(), known, helper)
-        return {
-            "objects": [
-                {"name": one.kept.name, "rle": run_lengths.encode(one.mask), "score": one.score, "iou": one.iou}
-                for one in done
-            ],
-            "checkpoint": chosen.name,
-        }
+        total, objects = len(known.objects), []
+        for one in replay_each(chosen.predictor, opened.file.open(), known, helper):
+            objects.append({"name": one.kept.name, "rle": dict(one.rle), "score": one.score, "iou": one.iou})
+            yield {"done": len(objects), "total": total, "objects": [], "final": False}
+        yield {"done": total, "total": total, "objects": objects, "checkpoint": chosen.name, "final": True}
 
     # --- what requests name --------------------------------------------------------------------------------------
 

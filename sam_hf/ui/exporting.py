@@ -1,7 +1,7 @@
 """Objects on a picture as files that other programs read, and masks made tidy before."""
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from sam_hf.inference.session_format import LONGEST_NAME, MOST_OBJECTS, PromptSe
 from sam_hf.masks import rle as run_lengths
 from sam_hf.masks.boxes import mask_to_xywh
 from sam_hf.masks.drawing import cut_out
-from sam_hf.masks.formats import EXPORTS, export, to_zip
+from sam_hf.masks.formats import EXPORTS, export, to_zip, union
 from sam_hf.masks.labeled_mask import LabeledMask
 from sam_hf.masks.packed import PackedMask
 from sam_hf.masks.polygons import mask_to_polygons
@@ -22,6 +22,10 @@ from sam_hf.masks.regions import remove_small_regions
 from sam_hf.ui.checkpoints import Checkpoint
 from sam_hf.ui.pictures import OpenPicture
 from sam_hf.ui.reading import clean_name
+
+# What one request may ask for: objects times the picture's pixels, runs of all masks, pixels of all boxes.
+MOST_PIXELS_OF_MASKS, MOST_RUNS, MOST_PIXELS_OF_CUTOUTS = 10**10, 2_000_000, 600_000_000
+MOST_REPLAYED = 4096  # steps of a session
 
 
 def half_features(opened: OpenPicture) -> np.ndarray:
@@ -75,10 +79,7 @@ class Asked(NamedTuple):
 
     def masks(self) -> list[LabeledMask]:
         """The objects as masks with names."""
-        return [
-            LabeledMask(run_lengths.decode(one.rle), one.name, one.color, score, detail=one.polygon_detail)
-            for one, score in zip(self.kept, self.scores, strict=True)
-        ]
+        return [one.labeled(score) for one, score in zip(self.kept, self.scores, strict=True)]
 
 
 def export_objects(
@@ -107,7 +108,9 @@ def export_objects(
 
 def _read_objects(objects: Any, size: tuple[int, int]) -> tuple[list[SessionObject], list[float | None]]:
     kept, scores = [], []
-    for index, value in enumerate(read.items([] if objects is None else objects, "objects", MOST_OBJECTS)):
+    given = read.items([] if objects is None else objects, "objects", MOST_OBJECTS)
+    _check_count(len(given), size)
+    for index, value in enumerate(given):
         path = f"objects[{index}]"
         if not isinstance(value, Mapping):
             raise ValueError(f"{path}: expected an object, got {read.shown(value)}")
@@ -117,13 +120,40 @@ def _read_objects(objects: Any, size: tuple[int, int]) -> tuple[list[SessionObje
         if one.rle is None:
             raise ValueError(f"{path}.rle: missing; it is the mask that is exported")
         kept.append(one)
+    _check_runs([one.rle for one in kept])
     return kept, scores
+
+
+def check_replay(session: PromptSession) -> None:
+    """Refuses a session that would keep the server busy for many minutes.
+
+    Raises:
+        ValueError: If it has too many steps, or too many objects for so large a picture.
+    """
+    steps = sum(len(one.steps) for one in session.objects)
+    if steps > MOST_REPLAYED:
+        raise ValueError(f"session: expected at most {MOST_REPLAYED} steps in all, got {steps}; try `sam-hf replay`")
+    _check_count(len(session.objects), session.size)
+    _check_runs([one.rle for one in session.objects if one.rle is not None])
+
+
+def _check_count(count: int, size: Sequence[int]) -> None:
+    """Refuses what would keep the server busy for many minutes."""
+    most = MOST_PIXELS_OF_MASKS // (size[0] * size[1])
+    if count > most:
+        raise ValueError(f"objects: expected at most {most} at once in a picture of this size, got {count}")
+
+
+def _check_runs(masks: Sequence[Mapping[str, Any]]) -> None:
+    """Refuses mere noise; of masks that `rle.checked` has passed."""
+    if sum(map(run_lengths.run_count, masks)) > MOST_RUNS:
+        raise ValueError("objects: their outlines are too ragged to be written together; fewer at once will do")
 
 
 def _background(asked: Asked) -> tuple[bytes, str]:
     size = asked.opened.file.size
     if asked.kept:
-        mask = np.logical_or.reduce([run_lengths.decode(one.rle) for one in asked.kept])
+        mask = union(asked.masks(), size)
     else:
         whole = np.array([0, 0, size[1], size[0]])
         found = asked.checkpoint.predictor.decode(asked.opened.embedding, box=whole)
@@ -140,6 +170,12 @@ def _session(asked: Asked) -> tuple[bytes, str]:
 def _zip(asked: Asked) -> tuple[bytes, str]:
     if not asked.kept:
         raise ValueError("objects: expected at least one for the format zip, got none")
+    cut = sum(run_lengths.box_pixels(one.rle) for one in asked.kept)
+    if cut > MOST_PIXELS_OF_CUTOUTS:
+        raise ValueError(
+            f"objects: their cut-outs would have {cut // 10**6} megapixels, at most {MOST_PIXELS_OF_CUTOUTS // 10**6} "
+            "go into a ZIP: export fewer objects at once, or another format"
+        )
     file, session = asked.opened.file, _session(asked)[0]
     return to_zip(asked.masks(), file.rgb(), file.size, asked.title, {"session.json": session}), f"{_stem(asked)}.zip"
 

@@ -337,10 +337,12 @@ def test_every_format_is_a_file_of_its_kind(call, picture, objects, fetch):
         file = call("export", image=picture, objects=which, format=file_format)
         return file["orig_name"], fetch(file)
 
-    for file_format in ("coco", "sa1b", "labelme", "geojson"):
+    for file_format in ("coco", "coco_rle", "sa1b", "labelme", "geojson"):
         name, content = export(file_format)
         assert name.startswith("disc") and json.loads(content), file_format
     assert len(json.loads(export("coco")[1])["annotations"]) == 2
+    first, second = json.loads(export("sa1b")[1])["annotations"]
+    assert first["point_coords"] == [[60, 50]] and second["point_coords"] == []
     assert export("svg")[1].startswith((b"<svg", b"<?xml"))
     for file_format in ("zip", "yolo", "png"):
         assert zipfile.ZipFile(io.BytesIO(export(file_format)[1])).testzip() is None, file_format
@@ -377,6 +379,28 @@ def test_a_session_comes_back_to_the_same_masks(call, picture, objects, fetch):
     assert [one["name"] for one in answer["objects"]] == ["disc", "corner"]
     assert [one["iou"] for one in answer["objects"]] == [1.0, 1.0]
     assert answer["objects"][0]["rle"] == objects[0]["rle"]
+
+
+def test_replaying_says_how_far_it_is(client, call, picture, objects, fetch):
+    session = json.loads(fetch(call("export", image=picture, objects=objects, format="session")))
+    job = client.submit(image=picture, session=session, api_name="/replay")
+    job.result()
+    *steps, last = job.outputs()
+    assert [(step["done"], step["total"], step["final"]) for step in steps] == [(1, 2, False), (2, 2, False)]
+    assert last["final"] and len(last["objects"]) == 2
+
+
+def test_requests_that_would_take_minutes_are_refused_at_once(call, picture, objects):
+    size = [7000, 7000]
+    full = {"rle": rle.encode(np.ones(size, bool)), "steps": []}
+    frame = {"format": "sam_hf.session", "version": 1, "image": {"size": size}}
+    assert "objects: expected at most 204" in call("replay", image=picture, session=frame | {"objects": [full] * 1024})
+    many = [{"steps": [{"points": [[1, 2]]}] * 256}] * 17
+    frame = {"format": "sam_hf.session", "version": 1, "image": {"size": [120, 160]}}
+    assert "at most 4096 steps" in call("replay", image=picture, session=frame | {"objects": many})
+    noise = rle.encode(np.indices((700, 700)).sum(axis=0) % 2 == 0)
+    assert "corners" in call("refine", rle=noise, polygon_detail=0.5)
+    assert call("refine", rle=noise)["area"] == 700 * 350
 
 
 @pytest.mark.parametrize("session", [{}, {"format": "other"}, {"format": "sam_hf.session", "version": 9}, [], "x"])
