@@ -6,10 +6,11 @@
  */
 import { App } from "./app.js";
 import { Decoders } from "./decoders.js";
+import { iconButton, make } from "./elements.js";
 import { Files } from "./files.js";
 import { putIcons } from "./icons.js";
 import { listenToKeys } from "./keys.js";
-import { iconButton, make, Panel } from "./panel.js";
+import { Panel } from "./panel.js";
 import { checkFile, encode, openPicture } from "./picture_loading.js";
 import { listenToPointers } from "./pointer.js";
 import { Recovery } from "./recovery.js";
@@ -52,6 +53,7 @@ class Page {
       changed: () => this.changed(),
     });
     this.app.help = () => this.part("help").showModal();
+    this.app.openTool = (tool) => this.choose(tool);
     this.panel = new Panel(this.part, this.app);
     this.files = new Files(this);
     this.recovery = new Recovery(this);
@@ -290,7 +292,12 @@ class Page {
     this.isStale = true;
     requestAnimationFrame(() => {
       this.isStale = false;
+      const wasHere = this.element.contains(document.activeElement);
       this.render();
+      const active = document.activeElement;
+      // What had the focus is gone or can no longer be used, and nothing has taken its place: the picture has it then.
+      const isLost = !active || active === document.body || active.disabled || active.checkVisibility?.() === false;
+      if (wasHere && isLost) this.stage.overlay.focus({ preventScroll: true });
     });
   }
 

@@ -1,5 +1,5 @@
 /** Files that come (chosen, dropped, pasted, photographed) and files that go (exports). */
-import { make } from "./panel.js";
+import { make } from "./elements.js";
 import { takePicture } from "./picture_loading.js";
 import { ServerError } from "./server.js";
 

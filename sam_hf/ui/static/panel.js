@@ -1,35 +1,19 @@
 /**
- * The panel beside the picture: masks on offer, prompts that hold, kept objects. Built anew where something changed,
- * never while somebody is typing in it. What people typed and files' names are set as text, never as markup.
+ * The panel beside the picture: masks on offer, prompts that hold, what was found, kept objects (object_rows.js). Built
+ * anew where something has changed. What people typed and files' names are set as text, never as markup.
  */
+import { make } from "./elements.js";
 import { putIcon } from "./icons.js";
+import { ObjectRows } from "./object_rows.js";
 import { paintingOf } from "./prompts.js";
 import { percent } from "./speech.js";
-
-/** An element with properties and children. */
-export function make(tag, properties = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(properties)) {
-    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else if (name in element && name !== "list") element[name] = value;
-    else element.setAttribute(name, value);
-  }
-  element.append(...children);
-  return element;
-}
-
-/** A small button with an icon. */
-export function iconButton(icon, label, onclick, properties = {}) {
-  const button = make("button", { type: "button", className: "sam-icon", "aria-label": label, title: label, onclick, ...properties });
-  putIcon(button, icon);
-  return button;
-}
 
 export class Panel {
   constructor(part, app) {
     this.part = part;
     this.app = app;
     this.drawn = {};
+    this.rows = new ObjectRows(part("objects"), app);
   }
 
   /** Calls `build` if one of the values differs from those of the last time. */
@@ -93,68 +77,17 @@ export class Panel {
     if (step?.box) add("Box", () => app.dropKind("box"));
     if (paintingOf(app.document.steps)) add("Painting", () => app.dropKind("brush"));
     if (step?.text) add(`“${step.text}”`, () => app.dropKind("text"));
-    this.part("prompts").replaceChildren(...chips);
+    const box = this.part("prompts");
+    const place = [...box.children].indexOf(document.activeElement);
+    box.replaceChildren(...chips);
+    if (place >= 0) chips[Math.min(place, chips.length - 1)]?.focus(); // the next one
   }
 
   objects() {
-    const { app } = this;
-    const { objects, selected } = app.document;
-    const list = this.part("objects");
-    const typing = list.contains(document.activeElement) ? document.activeElement.dataset.place : null;
-    list.replaceChildren(...objects.map((object) => this.object(object, object.id === selected)));
-    if (typing) list.querySelector(`[data-place="${typing}"]`)?.focus();
+    const { objects } = this.app.document;
+    this.rows.render();
     this.part("count").textContent = objects.length ? String(objects.length) : "";
     this.part("no-objects").hidden = objects.length > 0;
-    if (this.drawn.scrolled !== selected) list.querySelector("[data-selected=true]")?.scrollIntoView({ block: "nearest" });
-    this.drawn.scrolled = selected;
-  }
-
-  object(object, isSelected) {
-    const { app } = this;
-    const { id, name, color, hidden } = object;
-    const place = (what) => ({ "data-place": `${id} ${what}` });
-    const swatch = make("input", { type: "color", value: color, "aria-label": `Colour of ${name}`, onchange: ({ target }) => app.update(id, { color: target.value }), ...place("color") });
-    const label = make("input", {
-      type: "text", className: "sam-name", value: name, maxLength: 120, "aria-label": `Name of ${name}`, ...place("name"),
-      onfocus: () => app.document.selected === id || app.select(id),
-      onchange: ({ target }) => (target.value.trim() ? app.update(id, { name: target.value.trim() }) : (target.value = name)),
-      onkeydown: (event) => event.key === "Enter" && event.target.blur(),
-    });
-    const share = make("small", { textContent: app.drawing(object.rle).share });
-    const hide = iconButton(hidden ? "hidden" : "eye", hidden ? `Show ${name}` : `Hide ${name}`, () => app.update(id, { hidden: !hidden }), place("hide"));
-    const edit = iconButton("edit", `Edit ${name}`, () => app.edit(id), place("edit"));
-    const remove = iconButton("remove", `Delete ${name}`, () => app.remove(id), place("remove"));
-    const row = make("div", { className: "sam-row" }, swatch, label, share, hide, edit, remove);
-    const item = make("li", { className: hidden ? "sam-off" : "" }, row);
-    item.dataset.selected = String(isSelected);
-    row.addEventListener("click", ({ target }) => target === row || target === share ? app.select(id) : undefined);
-    if (isSelected) item.append(this.sliders(object));
-    return item;
-  }
-
-  sliders(object) {
-    const { app } = this;
-    const slider = (words, key, values, tell, set) => {
-      const output = make("output", { textContent: tell(object[key]) });
-      const at = Math.max(0, values.findIndex((value) => value >= object[key]));
-      const input = make("input", {
-        type: "range", min: 0, max: values.length - 1, step: 1, value: at, "aria-label": `${words} of ${object.name}`,
-        "aria-valuetext": tell(object[key]), "data-place": `${object.id} ${key}`,
-        oninput: ({ target }) => (output.textContent = tell(values[target.value])),
-        onchange: ({ target }) => set({ [key]: values[target.value] }),
-      });
-      return make("label", {}, words, input, output);
-    };
-    const areas = [0, 10, 30, 100, 300, 1000, 3000, 10000, 30000, 100000];
-    const pixels = (value) => (value ? `${value < 1000 ? value : `${value / 1000}k`} px` : "off");
-    const refine = (values) => app.refine(object.id, values);
-    const details = Array.from({ length: 11 }, (_, index) => index / 10);
-    return make(
-      "div", { className: "sam-sliders" },
-      slider("Fill holes", "fill_holes", areas, pixels, refine),
-      slider("Drop islands", "drop_islands", areas, pixels, refine),
-      slider("Polygon detail", "polygon_detail", details, (value) => `${Math.round(100 * value)} %`, (values) => app.update(object.id, values)),
-    );
   }
 
   finds() {
@@ -176,11 +109,13 @@ export class Panel {
       buttons.splice(-1, 0, make("button", { type: "button", className: "sam-button sam-small", textContent: words, onclick: () => finder.showOthers() }));
     }
     const list = make("ul", { "aria-label": "Found masks" }, ...finder.shown.map((found) => this.found(found)));
+    const hadFocus = section.contains(document.activeElement);
     const place = [...section.querySelectorAll("li")].findIndex((item) => item.contains(document.activeElement));
     const scrolled = section.querySelector("ul")?.scrollTop ?? 0;
     section.replaceChildren(make("p", { textContent: finder.note }), make("div", { className: "sam-row" }, ...buttons), list);
     list.scrollTop = scrolled;
     if (place >= 0) (list.children[Math.min(place, list.children.length - 1)]?.firstChild ?? buttons[0]).focus(); // the next one
+    else if (hadFocus) buttons[0].focus();
   }
 
   /** A found mask by its name: to point at it without a mouse, and to see how sure its name is. */
