@@ -238,9 +238,7 @@ def test_found_masks_can_be_kept_by_the_keyboard(screen):
         const labels = ["a cup", "other"];
         const records = argument.map((rle, index) => (
             { rle, score: 0.9, label: labels[index], likely: 0.93 - index / 2, isOther: index === 1 }));
-        app.finder.clear();
-        app.finder.show(records);
-        app.finder.note = "1 mask found";
+        app.finder.show(records, "1 mask found");
         app.changed();
     })()"""
     import numpy as np

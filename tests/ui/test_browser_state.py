@@ -40,3 +40,52 @@ def test_a_decoder_that_is_lost_is_replaced_and_clicks_go_on(screen):
     screen.page.mouse.move(*screen.place(300, 300))
     screen.until("app.glanced")
     assert not screen.page.is_visible("[data-part=message]")
+
+
+def test_what_is_typed_stays_whatever_arrives_meanwhile(screen):
+    keep(screen, *screen.thing)
+    keep(screen, 100, 480, count=2)
+    name = screen.page.locator(".sam-name").first
+    name.click()  # selects the object, which makes nothing of the row anew
+    screen.page.keyboard.press("End")
+    screen.page.keyboard.type(" of my")
+    first = screen.objects()[0]["id"]
+    screen.app("void app.update(argument, { rle: { ...app.document.objects[0].rle } })", first)  # as the server's mask does
+    screen.app("void app.keepFound([{ rle: app.document.objects[1].rle, score: 1 }])")
+    screen.until("document.querySelectorAll('.sam-name').length === 3")
+    screen.page.keyboard.type(" own")
+    assert name.input_value() == "object 1 of my own"
+    name.press("Enter")
+    assert screen.objects()[0]["name"] == "object 1 of my own"
+    screen.page.get_by_label("Delete object 1 of my own").wait_for()
+    screen.page.get_by_label("Delete object 1 of my own").focus()
+    screen.page.keyboard.press("Enter")
+    screen.until("app.document.objects.length === 2")
+    screen.settled()
+    label = "document.activeElement.getAttribute('aria-label')"
+    assert screen.page.evaluate(label) == "Delete object 2"  # the neighbour has the focus
+
+
+def test_the_mouse_takes_over_from_the_crosshair_and_the_focus_is_never_lost(screen):
+    focused = "document.activeElement.dataset.part ?? document.activeElement.dataset.action ?? document.activeElement.tagName"
+    screen.press("ArrowRight")
+    assert screen.app("app.crosshair") is not None
+    screen.click(*screen.thing)
+    assert screen.app("app.crosshair") is None
+    screen.press("Enter")  # keeps
+    screen.until("app.document.objects.length === 1")
+    screen.page.mouse.move(*screen.place(*screen.thing))
+    screen.until("app.glanced")  # also where an object is kept
+    screen.click(100, 480)
+    screen.page.focus("[data-action=keep]")
+    screen.page.keyboard.press("Enter")
+    screen.until("app.document.objects.length === 2")
+    screen.settled()
+    assert screen.page.evaluate(focused) == "overlay"
+    screen.click(100, 480)
+    screen.page.locator("[data-part=prompts] button").focus()
+    screen.page.keyboard.press("Enter")
+    screen.settled()
+    assert screen.steps() == [] and screen.page.evaluate(focused) == "overlay"
+    screen.press("4")
+    screen.page.wait_for_function(f"({focused}) === 'phrase'")

@@ -50,7 +50,7 @@ export class App {
     this.box = null;
     this.strokes = [];
     this.pointer = null;
-    this.finder?.clear();
+    this.finder.reset();
   }
 
   get document() {
@@ -161,10 +161,10 @@ export class App {
   }
 
   /** Another prompt on top of those that hold; while a mask is being kept, on top of what holds then. */
-  prompt(next) {
-    if (this.keeper.keeping) return this.keeper.keeping.then(() => this.prompt(next));
+  prompt(next, change = {}) {
+    if (this.keeper.keeping) return this.keeper.keeping.then(() => this.prompt(next, change));
     const { document } = this;
-    return this.go(state.addStep(document, next(document.steps)));
+    return this.go(state.addStep({ ...document, ...change }, next(document.steps)));
   }
 
   // --- pointing ------------------------------------------------------------------------------------------------------
@@ -190,7 +190,6 @@ export class App {
 
   async glance(place) {
     const { answers, document } = this;
-    if (this.kept(place) && !document.steps.length) return this.leave(place); // it is shown already
     try {
       const steps = [...document.steps, withPoint(document.steps, rounded(place), this.adds ? 1 : 0)];
       const answer = await answers.glance(steps);
@@ -220,10 +219,7 @@ export class App {
     const marker = this.markerAt(place);
     if (marker !== null) return this.dropPoint(marker);
     const object = this.kept(place);
-    if (object && !document.steps.length && document.selected !== object.id && !removes) {
-      this.say(`${object.name} selected. Click again to segment inside it.`);
-      return this.go(state.select(document, object.id));
-    }
+    if (object && !document.steps.length && !removes) this.select(object.id); // and what is inside it is segmented
     if (this.tool !== "point" && place !== this.crosshair) this.setTool("point");
     const label = (removes ? !this.adds : this.adds) ? 1 : 0;
     return this.prompt((steps) => withPoint(steps, rounded(place), label));
@@ -327,8 +323,8 @@ export class App {
   /** The phrase becomes part of the object being made. */
   describe(text) {
     if (!this.isReady) return this.say("The picture is being encoded. One moment.");
-    this.finder.clear();
-    return this.prompt((steps) => nextStep(steps, { text }));
+    this.finder.reset();
+    return this.prompt((steps) => nextStep(steps, { text }), { finds: state.NOTHING_FOUND });
   }
 
   // --- masks and objects ---------------------------------------------------------------------------------------------
@@ -360,8 +356,8 @@ export class App {
     return this.keeper.keep();
   }
 
-  keepFound(masks) {
-    return this.go(state.keepAll(this.document, masks));
+  keepFound(masks, finds = this.document.finds) {
+    return this.go(state.keepAll({ ...this.document, finds }, masks));
   }
 
   update(id, values) {
@@ -379,8 +375,10 @@ export class App {
     return this.go(state.reopen(this.document, id, NOTHING));
   }
 
+  /** What the panel is about; nothing to be undone. */
   select(id) {
-    return this.go(state.select(this.document, id));
+    this.history = state.amend(this.history, state.select(this.document, id));
+    this.changed();
   }
 
   editSelected() {
@@ -396,6 +394,11 @@ export class App {
   }
 
   // --- view ----------------------------------------------------------------------------------------------------------
+
+  /** By key: the page gives the field that belongs to a tool the focus. */
+  openTool(tool) {
+    this.setTool(tool);
+  }
 
   setTool(tool) {
     this.tool = tool;
@@ -426,6 +429,12 @@ export class App {
     this.changed();
   }
 
+  /** Whoever points with the mouse or a finger has left the keyboard. */
+  dropCrosshair() {
+    this.crosshair = null;
+    if (this.corner) this.box = this.corner = null;
+  }
+
   /** B: the crosshair is one corner of a box, then the other. */
   cornerHere() {
     if (!this.crosshair) return this.moveCrosshair(0, 0);
@@ -440,7 +449,7 @@ export class App {
     else if (this.document.steps.length || this.document.editing) return this.go(state.clear(this.document));
     else {
       this.crosshair = null;
-      return this.go(state.select(this.document, null));
+      this.select(null);
     }
     return this.changed();
   }
@@ -448,17 +457,14 @@ export class App {
   /** What the stage draws. */
   scene() {
     const { document, tool } = this;
-    const objects = document.objects
-      .filter(({ id }) => id !== document.editing)
-      .map((object) => ({ ...this.drawing(object.rle), hidden: object.hidden, name: object.name, color: object.color, selected: object.id === document.selected }));
     const editing = document.objects.find(({ id }) => id === document.editing);
     const chosen = this.isAsking && !this.answer ? null : this.chosen;
     return {
       hidden: this.isHidden,
       cutout: this.isCutout,
-      objects: objects.map(({ candidate, ...rest }) => ({ ...rest, path: candidate.path })),
+      objects: this.drawnObjects(document),
       finds: this.finder.shown,
-      hoverFind: this.finder.hovered,
+      hoverFind: this.finder.shown.includes(this.finder.hovered) ? this.finder.hovered : null,
       chosen,
       others: this.answer?.candidates.filter((candidate) => candidate !== chosen) ?? [],
       glance: this.glanced,
@@ -470,12 +476,24 @@ export class App {
     };
   }
 
+  /** Kept objects as they are drawn; the same array as long as nothing about them changes. */
+  drawnObjects({ objects, editing, selected }) {
+    const key = [objects, editing, selected];
+    if (this.drawn && this.drawn.key.every((value, index) => value === key[index])) return this.drawn.objects;
+    const drawn = objects.filter(({ id }) => id !== editing).map(({ id, rle, hidden, name, color }) => {
+      const { candidate, box } = this.drawing(rle);
+      return { path: candidate.path, box, hidden, name, color, selected: id === selected };
+    });
+    this.drawn = { key, objects: drawn };
+    return drawn;
+  }
+
   /** Outline and box of a kept mask, found once. */
   drawing(rle) {
     if (!this.drawings.has(rle.counts)) {
       const candidate = candidateOfRle(rle, null);
       this.drawings.set(rle.counts, { candidate, box: boundingBox(rle), share: percent(candidate.share) });
-      if (this.drawings.size > 600) this.drawings.delete(this.drawings.keys().next().value);
+      if (this.drawings.size > Math.max(600, 2 * this.document.objects.length)) this.drawings.delete(this.drawings.keys().next().value);
     }
     return this.drawings.get(rle.counts);
   }

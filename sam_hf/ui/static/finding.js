@@ -5,23 +5,39 @@
 import { candidateOfRle } from "./answers.js";
 import { area, contains } from "./rle.js";
 import { percent } from "./speech.js";
-import { COLORS } from "./state.js";
+import { change, COLORS, NOTHING_FOUND } from "./state.js";
 
 export class Finder {
   constructor(app) {
     this.app = app;
     this.ticket = null;
-    this.progress = null; // {done, total, words} while something is being looked for
-    this.clear();
+    this.reset();
   }
 
-  clear() {
+  /** Ends a search; what was found before is shown again. */
+  reset() {
     this.ticket?.abort();
-    this.ticket = this.progress = null;
-    this.shown = []; // smallest first
-    this.others = []; // masks of other things than those that were asked for
+    this.ticket = null;
+    this.progress = null; // {done, total, words} while something is being looked for
     this.hovered = null;
-    this.note = "";
+    this.words = ""; // about what is being looked for
+  }
+
+  /** What was found is part of the document, so that keeping it and letting it go can be undone. */
+  get finds() {
+    return this.ticket ? NOTHING_FOUND : this.app.document.finds;
+  }
+
+  get shown() {
+    return this.finds.shown;
+  }
+
+  get others() {
+    return this.finds.others;
+  }
+
+  get note() {
+    return this.ticket ? this.words : this.finds.note;
   }
 
   get isActive() {
@@ -31,9 +47,10 @@ export class Finder {
   /** Ends the search, or lets go of what was found. */
   stop() {
     const isSearching = this.ticket !== null;
-    this.clear();
+    this.reset();
     this.app.say(isSearching ? "Cancelled." : "Found masks let go.");
-    this.app.changed();
+    if (isSearching) this.app.changed();
+    else this.put(NOTHING_FOUND);
   }
 
   /** What is under the mouse; true if there is anything to point at. */
@@ -57,25 +74,29 @@ export class Finder {
   }
 
   keep(found) {
-    this.shown = this.shown.filter((one) => one !== found);
     this.hovered = null;
-    this.app.keepFound([kept(found)]);
+    this.app.keepFound([kept(found)], { ...this.finds, shown: this.shown.filter((one) => one !== found) });
     this.app.say(`${found.title} kept. ${this.shown.length} more.`);
   }
 
   keepAll() {
     const masks = this.shown.map(kept);
-    this.clear();
-    this.app.keepFound(masks);
+    this.reset();
+    this.app.keepFound(masks, NOTHING_FOUND);
     this.app.say(`${masks.length} masks kept.`);
   }
 
   /** Shows what was left out, too. */
   showOthers() {
-    this.shown = [...this.shown, ...this.others].sort((one, other) => one.area - other.area);
-    this.others = [];
-    this.note = `${count(this.shown.length)}, of other things too. Click one to keep it.`;
-    this.app.say(this.note);
+    const shown = [...this.shown, ...this.others].sort((one, other) => one.area - other.area);
+    const note = `${count(shown.length)}, of other things too. Click one to keep it.`;
+    this.app.say(note);
+    this.put({ shown, others: [], note });
+  }
+
+  /** Other found masks in the place of those before. */
+  put(finds) {
+    this.app.history = change(this.app.history, { ...this.app.document, finds });
     this.app.changed();
   }
 
@@ -85,10 +106,10 @@ export class Finder {
       const [found] = await answers.call("/segment_text", { phrases: [text], instances: "all" }, { signal });
       if (found.absent || !found.instances.length) {
         const sure = found.presence === null || found.presence === undefined ? "" : ` (${Math.round(100 * found.presence)} % likely)`;
-        this.note = `“${text}” does not seem to be in this picture${sure}.`;
+        this.words = `“${text}” does not seem to be in this picture${sure}.`;
         return [];
       }
-      this.note = `“${text}”: ${count(found.instances.length)}. Click one to keep it.`;
+      this.words = `“${text}”: ${count(found.instances.length)}. Click one to keep it.`;
       return found.instances.map(({ rle, score, text_probability: likely }) => ({ rle, score, likely, label: text }));
     });
   }
@@ -106,7 +127,7 @@ export class Finder {
         rle, score, label, likely, isOther: names.length > 0 && !names.includes(label),
       }));
       const left = masks.filter(({ isOther }) => isOther).length;
-      this.note = masks.length > left
+      this.words = masks.length > left
         ? `${count(masks.length - left)}${left ? `, ${left} of other things left out` : ""}. Click one to keep it.`
         : left ? `Nothing of what was asked for; ${left} ${left === 1 ? "mask" : "masks"} of other things left out.`
         : "Nothing was found. Lower the thresholds or ask about more points.";
@@ -122,14 +143,14 @@ export class Finder {
   async search(words, ask) {
     const { app } = this;
     if (!app.isReady) return app.say("The picture is being encoded. One moment.");
-    this.clear();
+    this.reset();
     const ticket = (this.ticket = new AbortController());
     this.tick({ words });
     try {
       const masks = await ask(app.answers, ticket.signal);
       if (this.ticket !== ticket) return undefined;
-      this.show(masks);
-      app.say(this.note);
+      app.say(this.words);
+      this.show(masks, this.words);
     } catch (error) {
       if (this.ticket !== ticket || error.kind === "cancelled") return undefined;
       app.tell(error, () => this.search(words, ask));
@@ -138,7 +159,8 @@ export class Finder {
     return app.changed();
   }
 
-  show(masks) {
+  /** Shows masks, the smallest first, with a sentence about them. */
+  show(masks, note) {
     const sized = masks.map((mask) => ({ ...mask, area: area(mask.rle) })).filter((mask) => mask.area > 0);
     sized.sort((one, other) => one.area - other.area);
     const found = sized.map((mask, index) => {
@@ -148,8 +170,7 @@ export class Finder {
       const detail = mask.likely === undefined ? percent(drawn.share) : `${Math.round(100 * mask.likely)} %`;
       return Object.defineProperty({ ...mask, color, title, detail }, "path", { get: () => drawn.path });
     });
-    this.shown = found.filter(({ isOther }) => !isOther);
-    this.others = found.filter(({ isOther }) => isOther);
+    this.put({ shown: found.filter(({ isOther }) => !isOther), others: found.filter(({ isOther }) => isOther), note });
   }
 }
 

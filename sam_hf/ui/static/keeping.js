@@ -36,10 +36,12 @@ export class Keeper {
     }
     if (app.document.steps !== steps) return app.say("The prompts have changed, so that the mask was not kept.");
     if (!boundingBox(rle)) return app.say("This mask is empty. Choose another one or move the point.");
+    const { fill_holes = 0, drop_islands = 0 } = this.object(app.document.editing) ?? {};
     await app.go(state.keep(state.setSteps(app.document, fixed), { rle, score: chosen.score }));
     const kept = app.document.objects.find(({ id }) => id === app.document.selected);
     app.say(`Kept as ${kept.name}. ${app.document.objects.length} objects.`);
-    if (chosen.logits) this.confirm(kept, answers);
+    const confirmed = chosen.logits ? this.confirm(kept, answers) : Promise.resolve();
+    if (fill_holes || drop_islands) confirmed.then(() => this.refine(kept.id, { fill_holes, drop_islands }, true)); // as before
     return kept;
   }
 
@@ -61,9 +63,10 @@ export class Keeper {
 
   /**
    * Fills holes and drops islands of a kept object, from its mask as it was; `values` are the sliders'. One request per
-   * object is under way; what was asked for meanwhile is asked together when it is answered.
+   * object is under way; what was asked for meanwhile is asked together when it is answered. `isNoAct`: it belongs to
+   * what was done before, and is undone with it.
    */
-  async refine(id, values) {
+  async refine(id, values, isNoAct = false) {
     const { app } = this;
     const waiting = this.refining.get(id);
     if (waiting) return void (waiting.values = { ...waiting.values, ...values });
@@ -80,7 +83,10 @@ export class Keeper {
         const now = this.object(id);
         if (!now) return;
         if (asked.values !== given || now.original !== original) continue; // asked again, or another mask by now
-        return void app.update(id, { fill_holes, drop_islands, rle });
+        const document = state.updateObject(app.document, id, { fill_holes, drop_islands, rle });
+        if (!isNoAct) return void app.go(document);
+        app.history = state.amend(app.history, document);
+        return void app.changed();
       }
     } catch (error) {
       app.tell(error, () => this.refine(id, asked.values));

@@ -17,7 +17,7 @@ export function pressKey(app, event) {
     const step = shiftKey ? 10 : 1;
     return done(app.moveCrosshair(MOVES[key][0] * step, MOVES[key][1] * step));
   }
-  if (TOOLS[key]) return done(app.setTool(TOOLS[key]));
+  if (TOOLS[key]) return done(app.openTool(TOOLS[key]));
   switch (letter) {
     case "Enter":
       return done(app.crosshair ? app.click(app.crosshair, shiftKey) : app.keep());

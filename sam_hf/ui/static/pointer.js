@@ -86,6 +86,7 @@ export function listenToPointers(stage, app, signal) {
   on("pointerdown", (event) => {
     if (!app.hasPicture) return;
     stage.element.classList.add("sam-pointed");
+    app.dropCrosshair();
     canvas.focus({ preventScroll: true });
     canvas.setPointerCapture(event.pointerId);
     if (event.pointerType === "touch") fingers.set(event.pointerId, where(event));

@@ -1,12 +1,14 @@
 /**
  * What a person has made of a picture: an immutable document and its history. Pure functions, no page.
  *
- * Document: {steps, editing, objects, selected}
+ * Document: {steps, editing, objects, selected, finds}
  *   steps     of the object being made, see prompts.js
  *   editing   id of the kept object that is open again, or null
  *   objects   [{id, name, color, steps, rle, original, score, hidden, fill_holes, drop_islands, polygon_detail}]
  *             `original` is the mask before holes were filled and islands dropped
  *   selected  id of the kept object that the panel is about, or null
+ *   finds     what everything mode or a phrase has found and nobody has kept yet, see finding.js: {shown, others, note};
+ *             `others` are masks of other things than those that were asked for
  */
 
 import { NOTHING } from "./prompts.js";
@@ -16,7 +18,8 @@ import { runsOf } from "./rle.js";
 export const COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442"];
 const HISTORY = 200;
 
-export const EMPTY = Object.freeze({ steps: [], editing: null, objects: [], selected: null });
+export const NOTHING_FOUND = Object.freeze({ shown: [], others: [], note: "" });
+export const EMPTY = Object.freeze({ steps: [], editing: null, objects: [], selected: null, finds: NOTHING_FOUND });
 
 // --- history ---------------------------------------------------------------------------------------------------------
 

@@ -138,3 +138,47 @@ test("IoU of run lengths is that of their masks", () => {
   assert.equal(overlap(mask(16), mask(0)), 0);
   assert.equal(overlap(mask(7), mask(7)), 1);
 });
+
+test("selecting is nothing to undo; keeping what was found is, and brings it back", () => {
+  const { app } = begin();
+  app.keepFound([{ rle: mask(5), score: 1 }]);
+  app.select(null);
+  app.finder.show([3, 2].map((count) => ({ rle: mask(count), score: 1 })), "2 masks found");
+  app.finder.keep(app.finder.shown[0]);
+  app.finder.keepAll();
+  assert.deepEqual([app.document.objects.length, app.finder.shown.length], [3, 0]);
+  app.undo();
+  assert.deepEqual([app.document.objects.length, app.finder.shown.length], [2, 1]);
+  app.undo();
+  assert.deepEqual([app.document.objects.length, app.finder.shown.length, app.finder.note], [1, 2, "2 masks found"]);
+  app.finder.stop();
+  assert.equal(app.finder.shown.length, 0);
+  app.undo();
+  assert.equal(app.finder.shown.length, 2);
+  app.undo();
+  app.undo();
+  assert.equal(app.document.objects.length, 0);
+});
+
+test("an object that is edited and kept again has its holes filled as before, in one step of history", async () => {
+  const { app, answer } = begin({ refine: async ({ fill_holes }) => ({ rle: mask(fill_holes) }) });
+  app.keepFound([{ rle: mask(5), score: 1, steps: [step(1)] }]);
+  const { id } = app.document.objects[0];
+  await app.refine(id, { fill_holes: 10 });
+  app.edit(id);
+  await answer(6);
+  const { length } = app.history.past;
+  await app.keep();
+  await turn();
+  const [object] = app.document.objects;
+  assert.deepEqual([object.fill_holes, object.rle, object.original], [10, mask(10), mask(6)]);
+  assert.equal(app.history.past.length, length + 1);
+});
+
+test("a click inside a kept object selects it and begins another one there", async () => {
+  const { app } = begin();
+  app.keepFound([{ rle: mask(16), score: 1 }, { rle: mask(1), score: 1 }]);
+  app.click([3, 3]);
+  assert.equal(app.document.selected, app.document.objects[0].id);
+  assert.deepEqual(app.document.steps[0].points, [[3, 3]]);
+});
