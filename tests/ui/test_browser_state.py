@@ -89,3 +89,25 @@ def test_the_mouse_takes_over_from_the_crosshair_and_the_focus_is_never_lost(scr
     assert screen.steps() == [] and screen.page.evaluate(focused) == "overlay"
     screen.press("4")
     screen.page.wait_for_function(f"({focused}) === 'phrase'")
+
+
+def test_hundreds_of_found_masks_are_drawn_once_while_the_mouse_moves(screen):
+    import numpy as np
+
+    from sam_hf.masks import rle
+
+    masks = []
+    for index in range(300):
+        mask = np.zeros((640, 640), dtype=bool)
+        y, x = 30 * (index // 20), 30 * (index % 20)
+        mask[y + 4 : y + 26, x + 4 : x + 26] = True
+        masks.append({**rle.encode(mask)})
+    screen.app("void app.finder.show(argument.map((rle) => ({ rle, score: 1 })), '300 masks found')", masks)
+    screen.until("page.stage.still && !page.isStale")
+    screen.app("void (page.before = page.stage.still)")
+    for index in (3, 90, 290):
+        screen.page.mouse.move(*screen.place(30 * (index % 20) + 15, 30 * (index // 20) + 15))
+        screen.until(f"app.finder.hovered?.rle.counts === '{masks[index]['counts']}' && !page.isStale")
+    assert screen.app("page.stage.still === page.before")
+    screen.click(15, 15)
+    screen.until("app.document.objects.length === 1 && page.stage.still !== page.before")

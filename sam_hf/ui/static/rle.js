@@ -4,8 +4,19 @@
  * Source: the format is that of pycocotools; tests compare with it.
  */
 
-/** counts -> run lengths. Throws if they do not fill the mask. */
-export function runsOf({ size, counts }) {
+const known = new WeakMap(); // RLE -> {runs, ends, box}; masks are looked up at every move of the mouse
+
+function about(rle) {
+  if (!known.has(rle)) known.set(rle, {});
+  return known.get(rle);
+}
+
+/** counts -> run lengths, which nobody may change. Throws if they do not fill the mask. */
+export function runsOf(rle) {
+  return (about(rle).runs ??= readRuns(rle));
+}
+
+function readRuns({ size, counts }) {
   if (Array.isArray(counts)) return counts;
   const runs = [];
   for (let place = 0; place < counts.length; ) {
@@ -95,17 +106,33 @@ export function area(rle) {
 export function contains(rle, [x, y]) {
   const [height, width] = rle.size;
   if (x < 0 || y < 0 || x >= width || y >= height) return false;
+  const box = boundingBox(rle);
+  if (!box || x < box[0] || y < box[1] || x >= box[0] + box[2] || y >= box[1] + box[3]) return false;
   const wanted = Math.floor(x) * height + Math.floor(y);
+  const ends = endsOf(rle);
+  let [first, last] = [0, ends.length - 1]; // the first run that ends behind it
+  while (first < last) {
+    const middle = (first + last) >> 1;
+    if (ends[middle] > wanted) last = middle;
+    else first = middle + 1;
+  }
+  return first % 2 === 1;
+}
+
+/** Where each run ends, counted down the columns. */
+function endsOf(rle) {
   let place = 0;
-  return runsOf(rle).some((run, index) => {
-    const found = wanted >= place && wanted < place + run;
-    place += run;
-    return found && index % 2 === 1;
-  });
+  return (about(rle).ends ??= Float64Array.from(runsOf(rle), (run) => (place += run)));
 }
 
 /** [x, y, width, height] of the pixels inside; null for an empty mask. */
 export function boundingBox(rle) {
+  const found = about(rle);
+  if (found.box === undefined) found.box = findBox(rle);
+  return found.box;
+}
+
+function findBox(rle) {
   let [left, top, right, bottom] = [Infinity, Infinity, -1, -1];
   forEachSpan(rle, (x, first, last) => {
     left = Math.min(left, x);
@@ -118,10 +145,7 @@ export function boundingBox(rle) {
 
 /** IoU of two masks of one size; two empty ones agree. */
 export function overlap(one, other) {
-  const [ends, others] = [one, other].map((rle) => {
-    let place = 0;
-    return runsOf(rle).map((run) => (place += run));
-  });
+  const [ends, others] = [endsOf(one), endsOf(other)];
   let [both, either, place, first, second] = [0, 0, 0, 0, 0];
   while (first < ends.length && second < others.length) {
     const end = Math.min(ends[first], others[second]);

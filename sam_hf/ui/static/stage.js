@@ -24,6 +24,7 @@ export class Stage {
     this.view = null;
     this.isFitted = true;
     this.scene = {};
+    this.still = null; // {key, layer}, see drawStill
     this.pictureIsStale = true;
     this.frame = 0;
     this.drawn = () => {};
@@ -195,16 +196,10 @@ export class Stage {
   }
 
   drawMasks(context, scene) {
-    const fill = scene.cutout ? 0 : 0.42;
-    for (const object of scene.objects ?? []) {
-      if (object.hidden) continue;
-      this.fillMask(context, object.path, object.color, object.selected ? fill + 0.08 : fill);
-      this.outline(context, object.path, { inner: object.color, width: object.selected ? 2.5 : 1.5 });
-    }
-    for (const found of [...(scene.finds ?? [])].reverse()) {
-      const isHovered = found === scene.hoverFind;
-      this.fillMask(context, found.path, found.color, isHovered ? 0.65 : 0.38);
-      this.outline(context, found.path, isHovered ? { width: 2 } : { inner: found.color, width: 1 });
+    this.drawStill(context, scene);
+    if (scene.hoverFind) {
+      this.fillMask(context, scene.hoverFind.path, scene.hoverFind.color, 0.44);
+      this.outline(context, scene.hoverFind.path, { width: 2 });
     }
     for (const other of scene.others ?? []) this.outline(context, other.calm, { dashed: true, width: 1.25 });
     if (scene.chosen) {
@@ -214,6 +209,38 @@ export class Stage {
     if (scene.glance) {
       if (!scene.chosen) this.fillMask(context, scene.glance.path, scene.color, 0.4);
       this.outline(context, scene.glance.path, { dashed: Boolean(scene.chosen), width: 1.5 });
+    }
+  }
+
+  /** What does not change under a moving mouse, perhaps hundreds of masks: drawn when it changes, else copied. */
+  drawStill(context, { objects = [], finds = [], cutout = false }) {
+    if (!objects.length && !finds.length) return;
+    const { width, height } = this.overlay;
+    const key = [objects, finds, cutout, this.view, width, height];
+    if (!this.still || this.still.key.some((value, index) => value !== key[index])) {
+      const layer = this.still?.layer ?? new OffscreenCanvas(width, height);
+      [layer.width, layer.height] = [width, height]; // which empties it
+      const pen = layer.getContext("2d");
+      pen.lineJoin = "round";
+      this.enter(pen);
+      this.drawKept(pen, objects, cutout ? 0 : 0.42);
+      for (const found of [...finds].reverse()) {
+        this.fillMask(pen, found.path, found.color, 0.38);
+        this.outline(pen, found.path, { inner: found.color, width: 1 });
+      }
+      this.still = { key, layer };
+    }
+    context.save();
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.drawImage(this.still.layer, 0, 0);
+    context.restore();
+  }
+
+  drawKept(context, objects, fill) {
+    for (const object of objects) {
+      if (object.hidden) continue;
+      this.fillMask(context, object.path, object.color, object.selected ? fill + 0.08 : fill);
+      this.outline(context, object.path, { inner: object.color, width: object.selected ? 2.5 : 1.5 });
     }
   }
 

@@ -116,3 +116,26 @@ test("of a mask that is noise the longest lines are drawn, of a plain one all", 
   assert.deepEqual(drawing.longestLines(lines, 310).map((line) => line.length), [400, 200]);
   assert.equal(drawing.longestLines(lines), lines);
 });
+
+test("hundreds of masks are looked up under a moving mouse in no time", () => {
+  const size = [1500, 2000];
+  const masks = Array.from({ length: 300 }, (_, index) => {
+    const runs = [100 + 1500 * 5 * index];
+    for (let column = 0; column < 400; column++) runs.push(700, 800);
+    runs[runs.length - 1] = 0;
+    runs[runs.length - 1] = size[0] * size[1] - runs.reduce((sum, run) => sum + run, 0);
+    return rle.rleOfRuns(runs, size);
+  });
+  const look = (moves) => {
+    const began = performance.now();
+    for (let move = 0; move < moves; move++) for (const mask of masks) rle.contains(mask, [3 * move, 450]);
+    return performance.now() - began;
+  };
+  look(1); // read once
+  assert.ok(look(500) < 500, "more than a millisecond for a move");
+  assert.equal(rle.contains(masks[0], [0, 99]), false);
+  assert.equal(rle.contains(masks[0], [0, 100]), true);
+  assert.equal(rle.contains(masks[0], [399, 799]), true);
+  assert.equal(rle.contains(masks[0], [399, 800]), false);
+  assert.equal(rle.contains(masks[0], [400, 200]), false);
+});
