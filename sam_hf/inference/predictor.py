@@ -182,8 +182,15 @@ class SamPredictor:
         if image_format == "BGR":
             pixels = pixels.flip(0)
         revision = self.revision
-        key = content_key(pixels, self._settings, f"{revision} {self.dtype}")
+        key = self._key(pixels, revision)
         return self.store.get_or_encode(key, lambda: self._encode(pixels, key, revision))
+
+    def find(self, image: Any) -> ImageEmbedding | None:
+        """The embedding of an RGB image if the store has it; see `encode`."""
+        return self.store.get(self._key(load_image_tensor(image, where="image"), self.revision))
+
+    def _key(self, pixels: torch.Tensor, revision: str) -> str:
+        return content_key(pixels, self._settings, f"{revision} {self.dtype}")
 
     @torch.inference_mode()
     def _encode(self, pixels: torch.Tensor, key: str, revision: str) -> ImageEmbedding:

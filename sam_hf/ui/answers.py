@@ -45,6 +45,29 @@ def sentence(error: BaseException) -> str:
 
 def endpoint(function: Callable) -> Callable:
     """Makes what a function raises a `gr.Error` with one sentence."""
+    if inspect.isasyncgenfunction(function):
+
+        @functools.wraps(function)
+        async def steps_in_turn(*args: Any, **kwargs: Any) -> Any:
+            try:
+                async for step in function(*args, **kwargs):
+                    yield step
+            except Exception as error:
+                raise _told(error, function.__name__) from None
+
+        return steps_in_turn
+
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def answer_in_turn(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return await function(*args, **kwargs)
+            except Exception as error:
+                raise _told(error, function.__name__) from None
+
+        return answer_in_turn
+
     if inspect.isgeneratorfunction(function):
 
         @functools.wraps(function)

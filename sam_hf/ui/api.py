@@ -5,18 +5,20 @@ An `image` is an uploaded file (Gradio's FileData), `{"picture": id}` of one tha
 Masks are COCO's compressed run lengths of the picture's size, `{"size": [H, W], "counts": str}`. Whatever is wrong
 with a request is said in one sentence, see `answers`.
 
-Nothing is kept about who asks. Encoding is one at a time and so is everything mode, each in a queue of its own; what
-answers a click waits for neither.
+Nothing is kept about who asks. Encoding is one at a time and so is everything mode; what answers a click waits for
+neither, and neither do pictures that are known. Who waits for a checkpoint to be loaded, or for their turn to encode,
+waits without a thread.
 """
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import gradio as gr
 import numpy as np
 import torch
-from gradio.utils import get_upload_folder
+from anyio import to_thread
 
 import sam_hf
 from sam_hf.inference import json_fields as read
@@ -29,17 +31,16 @@ from sam_hf.inference.text.segmenter import AMOUNTS
 from sam_hf.masks import rle as run_lengths
 from sam_hf.masks.boxes import mask_to_xywh
 from sam_hf.ui.answers import endpoint
-from sam_hf.ui.checkpoints import Checkpoint, Checkpoints
-from sam_hf.ui.encoding import Encoder
-from sam_hf.ui.exporting import array_file, check_replay, export_objects, half_features, refine_mask
-from sam_hf.ui.pictures import OpenPicture, PictureStore
-from sam_hf.ui.reading import read_picture, read_upload
-from sam_hf.ui.served_files import display_copy, serve
+from sam_hf.ui.checkpoints import Checkpoints
+from sam_hf.ui.exporting import array_file, check_replay, export_objects, refine_mask
+from sam_hf.ui.opening import Opening
+from sam_hf.ui.pictures import PictureStore
+from sam_hf.ui.served_files import serve
 
 MOST_PHRASES, MOST_STEPS_OF_CLIP = 32, 32
 GROUNDINGS = ("auto", "learned", "dense", "proposals")
 QUICK = {"concurrency_id": "quick", "concurrency_limit": 8}
-ALONE = 1
+ALONE, MOST_OPENING = 1, 12
 
 
 class Api:
@@ -56,15 +57,16 @@ class Api:
     ):
         self._checkpoints = checkpoints
         self.pictures = PictureStore() if pictures is None else pictures
-        self._examples = examples or {}
-        self._encoder = Encoder(checkpoints)
+        self._opening = Opening(checkpoints, self.pictures, examples or {})
+        self.prepare = self._opening.prepare
+        self._exporting = anyio.CapacityLimiter(2)
 
     def register(self) -> None:
         """Makes the methods endpoints of the `gr.Blocks` that is being built."""
         for function, how in (
             (self.checkpoints, {"queue": False}),
-            (self.decoder, {"concurrency_id": "decoder", "concurrency_limit": 2}),
-            (self.embed, {"concurrency_id": "encode", "concurrency_limit": ALONE}),
+            (self.decoder, {"concurrency_id": "decoder", "concurrency_limit": MOST_OPENING}),
+            (self.embed, {"concurrency_id": "open", "concurrency_limit": MOST_OPENING}),
             (self.segment, QUICK),
             (self.phrase, QUICK),
             (self.refine, {"concurrency_id": "outlines", "concurrency_limit": 2}),
@@ -89,7 +91,7 @@ class Api:
         return {"checkpoints": described, "default": self._checkpoints.default, "version": sam_hf.__version__}
 
     @endpoint
-    def decoder(self, checkpoint: str | None = None) -> dict:
+    async def decoder(self, checkpoint: str | None = None) -> dict:
         """Gives the ONNX files with which a browser decodes prompts by itself.
 
         Args:
@@ -100,10 +102,16 @@ class Api:
             image_size: longest side of the resized picture; grid: [h, w] and channels: C of the embedding;
             text_width: D of text vectors, 0 without a text branch.
         """
-        found = self._checkpoints.decoder(checkpoint)
+        chosen = await self._opening.when_loaded(checkpoint)
+        found = self._checkpoints.made_decoder(chosen.name)
+        if found is None:
+            found = await to_thread.run_sync(self._checkpoints.decoder, chosen.name, limiter=self._exporting)
+        files = {
+            name: await to_thread.run_sync(lambda place: serve(place.read_bytes(), place.name), place)
+            for name, place in (("per_image", found.per_image), ("per_click", found.per_click))
+        }
         return {
-            "per_image": serve(found.per_image.read_bytes(), found.per_image.name),
-            "per_click": serve(found.per_click.read_bytes(), found.per_click.name),
+            **files,
             "image_size": found.image_size,
             "grid": list(found.grid),
             "channels": found.channels,
@@ -111,7 +119,7 @@ class Api:
         }
 
     @endpoint
-    def embed(self, image: dict, checkpoint: str | None = None) -> Iterator[dict]:
+    async def embed(self, image: dict, checkpoint: str | None = None) -> AsyncIterator[dict]:
         """Opens a picture: reads it, encodes it, and keeps it for an hour after its last use.
 
         Args:
@@ -125,27 +133,8 @@ class Api:
             longest side at most 2048; embedding: file of raw little-endian float16 of the shape [1, C, h, w];
             checkpoint; name.
         """
-        yield {"stage": "loading"}
-        chosen = self._checkpoints.get(checkpoint, timeout=20)
-        yield {"stage": "reading"}
-        file, picture = self._read(image)
-        yield {"stage": "encoding"}
-        embedding = self._encoder.encode(chosen, picture)
-        opened = OpenPicture(file, chosen.name, embedding)
-        name = self.pictures.add(opened)
-        shown, ending = display_copy(file.rgb())
-        features = half_features(opened)
-        yield {
-            "stage": "ready",
-            "picture": name,
-            "size": list(embedding.original_size),
-            "resized": list(embedding.input_size),
-            "image": serve(shown, f"picture.{ending}"),
-            "embedding": serve(features.tobytes(), "embedding.f16.bin"),
-            "shape": list(features.shape),
-            "checkpoint": chosen.name,
-            "name": file.name,
-        }
+        async for step in self._opening.open(image, checkpoint):
+            yield step
 
     # --- prompts -------------------------------------------------------------------------------------------------
 
@@ -182,7 +171,7 @@ class Api:
             masks: three for an ambiguous prompt, else one, each with rle, score (estimated IoU), area in pixels, bbox
             [x, y, width, height]; selected: index of the best or chosen one; steps: how many there were.
         """
-        chosen, opened = self._open(image, checkpoint)
+        chosen, opened = self._opening.opened(image, checkpoint)
         given = {"points": points, "labels": labels, "box": box, "text": text}
         given = {name: value for name, value in given.items() if value is not None}
         if steps is not None and given:
@@ -239,7 +228,7 @@ class Api:
         for name, value, known in (("grounding", grounding, GROUNDINGS), ("instances", instances, AMOUNTS)):
             if value not in known:
                 raise ValueError(f"{name}: expected one of {', '.join(known)}; got {read.shown(value)}")
-        chosen, opened = self._open(image, checkpoint)
+        chosen, opened = self._opening.opened(image, checkpoint)
         chosen.predictor.store.put(opened.embedding)  # where the segmenter looks for it
         answers = chosen.segmenter.segment(
             opened.file.open(), wanted, unwanted, grounding=grounding, instances=instances
@@ -268,7 +257,7 @@ class Api:
             embedding: D numbers, or null where the checkpoint has no text branch; note: why, or null.
         """
         (wanted,) = _phrases([text], "text")
-        chosen = self._checkpoints.get(checkpoint, timeout=5)
+        chosen = self._opening.loaded(checkpoint)
         if not chosen.has_text:
             return {"embedding": None, "note": f"{chosen.name} has no text branch: phrases are looked for by a CLIP"}
         vector = chosen.predictor.text_vectors([wanted])[0]
@@ -308,7 +297,7 @@ class Api:
             "min_mask_region_area": read.whole(min_mask_region_area, "min_mask_region_area", 0, 50_000_000),
         }
         names = _phrases(text, "text")
-        chosen, opened = self._open(image, checkpoint)
+        chosen, opened = self._opening.opened(image, checkpoint)
         generator = SamAutomaticMaskGenerator.from_predictor(chosen.predictor, output_mode="coco_rle", **options)
         clip = generator.prepare_names(names, None if chosen.has_text else chosen.clip) if names else None
         chosen.predictor.store.put(opened.embedding)  # where the generator looks for it
@@ -362,7 +351,7 @@ class Api:
         Returns:
             The file.
         """
-        chosen, opened = self._open(image, checkpoint)
+        chosen, opened = self._opening.opened(image, checkpoint)
         content, file_name = export_objects(chosen, opened, objects, format, name)
         return serve(content, file_name)
 
@@ -381,7 +370,7 @@ class Api:
         known = PromptSession.from_json(session)
         check_replay(known)
         name = known.checkpoint if known.checkpoint in self._checkpoints.names else None
-        chosen, opened = self._open(image, name)
+        chosen, opened = self._opening.opened(image, name)
         chosen.predictor.store.put(opened.embedding)  # where replaying looks for it
         helper = None if chosen.has_text else chosen.segmenter
         total, objects = len(known.objects), []
@@ -389,33 +378,6 @@ class Api:
             objects.append({"name": one.kept.name, "rle": dict(one.rle), "score": one.score, "iou": one.iou})
             yield {"done": len(objects), "total": total, "objects": [], "final": False}
         yield {"done": total, "total": total, "objects": objects, "checkpoint": chosen.name, "final": True}
-
-    # --- what requests name --------------------------------------------------------------------------------------
-
-    def _read(self, image: Any) -> tuple[Any, Any]:
-        """The file and the picture that a request names."""
-        if not isinstance(image, dict):
-            raise ValueError(f"image: expected an uploaded file or {{'picture': id}}, got {read.shown(image)}")
-        if "picture" in image:
-            file = self.pictures.get(image["picture"]).file
-            return file, file.open()
-        if "example" in image:
-            path = self._examples.get(image["example"]) if isinstance(image["example"], str) else None
-            if path is None:
-                raise ValueError(f"image.example: expected one of {', '.join(self._examples) or 'none at all'}")
-            return read_picture(path.read_bytes(), path.name)
-        content = read_upload(image.get("path"), [Path(get_upload_folder())])
-        return read_picture(content, image.get("orig_name") or Path(image["path"]).name)
-
-    def _open(self, image: Any, checkpoint: str | None) -> tuple[Checkpoint, OpenPicture]:
-        """The checkpoint and the encoded picture that a request names."""
-        chosen = self._checkpoints.get(checkpoint, timeout=5)
-        if isinstance(image, dict) and "picture" in image:
-            opened = self.pictures.get(image["picture"])
-            if opened.checkpoint == chosen.name:
-                return chosen, opened
-        file, picture = self._read(image)
-        return chosen, OpenPicture(file, chosen.name, self._encoder.encode(chosen, picture))
 
 
 def _phrases(given: Any, name: str) -> list[str]:

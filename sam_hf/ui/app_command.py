@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,6 +63,7 @@ def make_demo(options: argparse.Namespace) -> Any:
     checkpoints = Checkpoints(options.model or [EMBEDDED_NAME], options.device, options.dtype, options.clip)
     demo = build(checkpoints, max_queue=options.max_queue)
     checkpoints.start()
+    threading.Thread(target=demo.prepare, name="sam_hf-examples", daemon=True).start()
     return demo
 
 

@@ -80,7 +80,7 @@ def build(checkpoints: Checkpoints, pictures: PictureStore | None = None, max_qu
         gr.HTML(header(checkpoints), padding=False)
         PromptCanvas(static_url=STATIC_URL, examples=shown, default_checkpoint=checkpoints.default)
         api.register()
-    demo.pictures = api.pictures
+    demo.pictures, demo.prepare = api.pictures, api.prepare
     # Gradio sums up all that it has answered after each answer, which takes longer than a click.
     os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000")
     return demo.queue(max_size=max_queue, default_concurrency_limit=1, api_open=False)

@@ -146,10 +146,20 @@ class Checkpoints:
             raise NotReady(f"the checkpoint {name} could not be loaded; the server's log says why")
         return self._loaded[name]
 
+    def is_loading(self, name: Any) -> bool:
+        """Whether a checkpoint is there later but not now; begins to load."""
+        name = self.default if name is None else name
+        self.start()
+        return isinstance(name, str) and name in self._events and not self._events[name].is_set()
+
     def decoder(self, name: Any) -> BrowserDecoder:
         """What a browser needs to decode for a checkpoint; see `BrowserDecoders.get` and `get`."""
         chosen = self.get(name)
         return self.decoders.get(chosen.source, chosen.predictor)
+
+    def made_decoder(self, name: Any) -> BrowserDecoder | None:
+        """The same if it is there already."""
+        return self.decoders.made(self.get(name, timeout=0).predictor)
 
     def describe(self) -> list[dict[str, Any]]:
         """Of each checkpoint what `Checkpoint.describe` says, and `state`: "loading", "ready" or "failed"."""
