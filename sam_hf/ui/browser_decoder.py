@@ -24,6 +24,7 @@ from sam_hf.inference.predictor import SamPredictor
 
 PACKAGE = Path(__file__).resolve().parent.parent
 FILES = {"per_image": "decoder_per_image_fp16.onnx", "per_click": "decoder_per_click.onnx"}
+LONGEST_EXPORT = 900  # seconds
 CODE = ("exported_decoder.py", "exported_parts.py", "onnx_export.py", "onnx_graphs.py")
 
 
@@ -66,6 +67,7 @@ class BrowserDecoders:
     def __init__(self, folder: Path | None = None):
         self._folder = cache_folder() if folder is None else Path(folder)
         self._lock = threading.Lock()
+        self._exporting: dict[str, threading.Lock] = {}
         self._made: dict[str, BrowserDecoder] = {}
 
     def get(self, source: str, predictor: SamPredictor) -> BrowserDecoder:
@@ -81,10 +83,20 @@ class BrowserDecoders:
         """
         key = _key(predictor)
         with self._lock:
-            found = self._made.get(key)
-            if found is None or not (found.per_image.is_file() and found.per_click.is_file()):
+            turn = self._exporting.setdefault(key, threading.Lock())
+        with turn:  # of this checkpoint; others are exported meanwhile
+            found = self._there(key)
+            if found is None:
                 found = self._made[key] = self._describe(predictor, self._files(source, key))
             return found
+
+    def made(self, predictor: SamPredictor) -> BrowserDecoder | None:
+        """The decoder of a checkpoint if this process has it; nobody waits for that."""
+        return self._there(_key(predictor))
+
+    def _there(self, key: str) -> BrowserDecoder | None:
+        found = self._made.get(key)
+        return found if found is not None and found.per_image.is_file() and found.per_click.is_file() else None
 
     def _files(self, source: str, key: str) -> Path:
         place = self._folder / "browser_decoders" / key
@@ -143,7 +155,11 @@ def _export(source: str, folder: Path) -> None:
     require_onnx()
     found = os.pathsep.join([str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-m", "sam_hf.ui.browser_decoder", source, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": found})
+    environment = {**os.environ, "PYTHONPATH": found}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=LONGEST_EXPORT)
+    except subprocess.TimeoutExpired:  # it is ended
+        raise OSError(f"exporting the decoder took more than {LONGEST_EXPORT} seconds") from None
     if done.returncode != 0 or not _complete(folder):
         raise OSError(f"exporting the decoder failed: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import threading
 import zipfile
 
 import numpy as np
@@ -453,14 +454,46 @@ def test_the_browsers_decoder_answers_as_the_server_does(call, opened, picture, 
         assert abs(scores[0, index + 1] - served["masks"][index]["score"]) < 0.01
 
 
-def test_the_decoder_is_kept_for_the_next_start(checkpoints, app_folder, monkeypatch):
+def test_the_decoder_is_kept_for_the_next_start(checkpoints, plain_name, app_folder, monkeypatch):
     pytest.importorskip("onnxscript", reason="exports the decoder")
     from sam_hf.ui import browser_decoder
 
-    first = checkpoints.decoder("tiny")
+    first, _ = (checkpoints.decoder(name) for name in ("tiny", plain_name))
     assert first.per_click.is_relative_to(app_folder / "cache")
     monkeypatch.setattr(browser_decoder, "_export", None)  # what is there is not made again
     again = browser_decoder.BrowserDecoders().get("tiny", checkpoints.get("tiny").predictor)
     assert again == first
     left = [path.name for path in first.per_click.parent.parent.iterdir() if path.name.startswith(".")]
     assert not left
+
+
+def test_exporting_one_decoder_does_not_hold_up_another(checkpoints, plain_name, tmp_path, monkeypatch):
+    from sam_hf.ui.browser_decoder import BrowserDecoders
+
+    begun, let_go = threading.Event(), threading.Event()
+
+    def files(self, source, key):
+        if source == "slow":
+            begun.set()
+            assert let_go.wait(30)
+        return tmp_path
+
+    monkeypatch.setattr(BrowserDecoders, "_files", files)
+    decoders = BrowserDecoders(tmp_path)
+    tiny, plain = (checkpoints.get(name).predictor for name in ("tiny", plain_name))
+    thread = threading.Thread(target=decoders.get, args=("slow", plain))
+    thread.start()
+    assert begun.wait(30)
+    assert decoders.get("quick", tiny).image_size == 256
+    assert decoders.made(plain) is None
+    let_go.set()
+    thread.join()
+
+
+def test_an_export_that_takes_for_ever_is_ended(tmp_path, monkeypatch):
+    pytest.importorskip("onnxscript", reason="exports the decoder")
+    from sam_hf.ui import browser_decoder
+
+    monkeypatch.setattr(browser_decoder, "LONGEST_EXPORT", 0.01)
+    with pytest.raises(OSError, match="took more than 0.01 seconds"):
+        browser_decoder._export("tiny", tmp_path)
