@@ -74,7 +74,7 @@ def test_the_mouse_takes_over_from_the_crosshair_and_the_focus_is_never_lost(scr
     assert screen.app("app.crosshair") is None
     screen.press("Enter")  # keeps
     screen.until("app.document.objects.length === 1")
-    screen.page.mouse.move(*screen.place(*screen.thing))
+    screen.page.mouse.move(*screen.place(screen.thing[0] + 4, screen.thing[1] + 4))
     screen.until("app.glanced")  # also where an object is kept
     screen.click(100, 480)
     screen.page.focus("[data-action=keep]")
@@ -111,3 +111,29 @@ def test_hundreds_of_found_masks_are_drawn_once_while_the_mouse_moves(screen):
     assert screen.app("page.stage.still === page.before")
     screen.click(15, 15)
     screen.until("app.document.objects.length === 1 && page.stage.still !== page.before")
+
+
+def test_the_polygon_slider_shows_its_polygon_and_how_many_corners_it_has(screen, look):
+    keep(screen, *screen.thing)
+    slider = screen.page.get_by_label("Polygon detail of")
+    corners = []
+    for place, words in (("9", "90 %"), ("2", "20 %")):
+        slider.fill(place)
+        screen.until(f"/^{words}, [0-9]+$/.test(document.querySelector('.sam-sliders label:last-child output').textContent)")
+        corners.append(screen.app("page.stage.scene.polygon.corners"))
+    look(screen, "polygon")
+    assert corners[0] > corners[1] >= 3
+    assert slider.get_attribute("aria-valuetext") == f"20 %, {corners[1]} corners"
+
+
+def test_writing_a_file_can_be_cancelled_and_a_page_that_nobody_listens_to_copies_no_session(screen):
+    keep(screen, *screen.thing)
+    screen.page.route("**/gradio_api/queue/data*", lambda route: None)  # the answer never comes
+    screen.app("void (page.server.client = null)")
+    screen.page.click("[data-part=exports] summary")
+    screen.page.click("[data-export=coco]")
+    screen.until("page.part('busy-text').textContent === 'Writing file'")
+    screen.page.click("[data-action=cancel]")
+    screen.until("page.part('busy').hidden && !page.files.writing")
+    assert not screen.page.is_visible("[data-part=message]")
+    assert screen.app("page.sent") is None and not screen.app("page.isHeard")

@@ -2,18 +2,18 @@
  * What a person does, and what follows from it. The app holds the history (state.js), the picture and what is under
  * the mouse; views (stage.js, panel.js) are told when something has changed and draw what holds now.
  */
-import { Answers, candidateOfRle } from "./answers.js";
+import { Answers } from "./answers.js";
 import { paint } from "./brush.js";
 import { boxOf, distance, isInside, rounded } from "./geometry.js";
 import { Finder } from "./finding.js";
 import { Keeper } from "./keeping.js";
 import { NOTHING, nextStep, paintingOf, selectedMask, withPoint, without, withoutPoint } from "./prompts.js";
-import { boundingBox, contains } from "./rle.js";
-import { maskSentence, percent } from "./speech.js";
+import { contains } from "./rle.js";
+import { Scene } from "./scene.js";
+import { maskSentence } from "./speech.js";
 import * as state from "./state.js";
 
 const MARKER = 12; // stage pixels around a marker that belong to it
-const MAKING = "#1e7bff"; // the mask that is being made, and the one under the mouse
 const SMALLEST_BOX = 3; // stage pixels
 
 export class App {
@@ -26,9 +26,9 @@ export class App {
     this.checkpoint = null;
     this.isHidden = false;
     this.isCutout = false;
-    this.drawings = new Map(); // RLE's counts -> candidate, for kept objects
     this.finder = new Finder(this);
     this.keeper = new Keeper(this);
+    this.view = new Scene(this);
     this.requests = 0; // how often something was asked: an answer to an earlier one is dropped
     this.asked = null; // promise of the newest
     this.letGo = () => {}; // ends the waiting for it
@@ -193,7 +193,7 @@ export class App {
     try {
       const steps = [...document.steps, withPoint(document.steps, rounded(place), this.adds ? 1 : 0)];
       const answer = await answers.glance(steps);
-      if (!answer || this.answers !== answers || this.document !== document || !this.isLookingAt(place)) return undefined;
+      if (!answer || this.answers !== answers || this.document.steps !== document.steps || !this.isLookingAt(place)) return undefined;
       const best = selectedMask(NOTHING, answer.candidates.map(({ score }) => score));
       this.glanced = answer.candidates[best];
       return this.changed();
@@ -456,45 +456,11 @@ export class App {
 
   /** What the stage draws. */
   scene() {
-    const { document, tool } = this;
-    const editing = document.objects.find(({ id }) => id === document.editing);
-    const chosen = this.isAsking && !this.answer ? null : this.chosen;
-    return {
-      hidden: this.isHidden,
-      cutout: this.isCutout,
-      objects: this.drawnObjects(document),
-      finds: this.finder.shown,
-      hoverFind: this.finder.shown.includes(this.finder.hovered) ? this.finder.hovered : null,
-      chosen,
-      others: this.answer?.candidates.filter((candidate) => candidate !== chosen) ?? [],
-      glance: this.glanced,
-      color: editing?.color ?? MAKING,
-      step: document.steps.at(-1),
-      box: this.box,
-      crosshair: this.crosshair,
-      brush: tool === "brush" ? { strokes: this.strokes, at: this.pointer, radius: this.brushRadius, erases: !this.adds } : null,
-    };
+    return this.view.now();
   }
 
-  /** Kept objects as they are drawn; the same array as long as nothing about them changes. */
-  drawnObjects({ objects, editing, selected }) {
-    const key = [objects, editing, selected];
-    if (this.drawn && this.drawn.key.every((value, index) => value === key[index])) return this.drawn.objects;
-    const drawn = objects.filter(({ id }) => id !== editing).map(({ id, rle, hidden, name, color }) => {
-      const { candidate, box } = this.drawing(rle);
-      return { path: candidate.path, box, hidden, name, color, selected: id === selected };
-    });
-    this.drawn = { key, objects: drawn };
-    return drawn;
-  }
-
-  /** Outline and box of a kept mask, found once. */
+  /** Outline and box of a kept mask. */
   drawing(rle) {
-    if (!this.drawings.has(rle.counts)) {
-      const candidate = candidateOfRle(rle, null);
-      this.drawings.set(rle.counts, { candidate, box: boundingBox(rle), share: percent(candidate.share) });
-      if (this.drawings.size > Math.max(600, 2 * this.document.objects.length)) this.drawings.delete(this.drawings.keys().next().value);
-    }
-    return this.drawings.get(rle.counts);
+    return this.view.drawing(rle);
   }
 }

@@ -181,6 +181,7 @@ class Page {
     this.source = source;
     this.lastAnswers = this.origin = this.image = null;
     this.decoders.forget();
+    this.files.stop(); // of the picture before
     this.app.forgetPicture();
     this.stage.setPicture(bitmap, picture?.size ?? null);
     if (picture) this.app.showPicture(picture);
@@ -247,10 +248,19 @@ class Page {
   }
 
   /** The objects of a session, or a sentence about what is wrong with it. */
-  showSession(session) {
+  async showSession(session) {
+    const { answers } = this.app;
     try {
+      if (state.lacksMasks(session)) {
+        this.busy("Decoding the session's prompts");
+        const { objects } = await answers.call("/replay", { session }).finally(() => this.busy(null));
+        if (this.app.answers?.picture !== answers.picture) return;
+        session = state.withMasks(session, objects);
+      }
       this.app.go(state.documentOf(session, this.stage.size));
       this.app.say(`${this.app.document.objects.length} objects opened.`);
+      const strange = state.strangeness(session, this.image, this.app.checkpoint);
+      if (strange) this.tell(strange, null, true);
     } catch (error) {
       this.tell(error);
     }
@@ -332,14 +342,25 @@ class Page {
 
   /** The session, to Python; a moment later, so that quick clicks are one message. */
   tellGradio() {
-    if (!this.image || this.told === this.app.document) return;
+    if (!this.image || this.told === this.app.document || !this.isHeard) return;
     this.told = this.app.document;
     clearTimeout(this.telling);
+    const { image } = this;
     this.telling = setTimeout(() => {
+      if (this.image !== image) return; // another picture by now
       const { sent } = this.shownAs;
       this.sent = { image: sent.path ? sent : null, session: this.session() };
       this.props.value = this.sent;
     }, 400);
+  }
+
+  /** Whether Python listens to this canvas, or reads it for another event; a session is not copied about for nobody. */
+  get isHeard() {
+    const { components, dependencies } = window.gradio_config ?? {};
+    if (!components || !dependencies) return true;
+    const ours = new Set(components.filter(({ props }) => props?.static_url === this.props.static_url).map(({ id }) => id));
+    const names = ({ targets = [], inputs = [] }) => [...inputs, ...targets.map(([id]) => id)];
+    return !ours.size || dependencies.some((dependency) => names(dependency).some((id) => ours.has(id)));
   }
 
   /** The page's height goes to the app: the picture is the stage. */
@@ -416,6 +437,7 @@ class Page {
 
   cancel() {
     if (this.app.finder.progress) return this.app.finder.stop();
+    if (this.files.stop()) return this.app.say("Cancelled.");
     this.newTicket(); // whatever is being opened is not waited for any more
     this.busy(null);
     if (!this.app.isReady) this.tell("Cancelled.", this.again, true);

@@ -7,6 +7,7 @@ export class Files {
   /** @param page see canvas.js */
   constructor(page) {
     this.page = page;
+    this.writing = null; // ticket of the file that is being written
   }
 
   take(files) {
@@ -37,26 +38,44 @@ export class Files {
     const { app } = this.page;
     if (!app.isReady) return app.say("The picture is being encoded. One moment.");
     const needsObjects = !["background", "npy", "safetensors", "session"].includes(format);
-    if (app.chosen && format !== "npy" && format !== "safetensors") await app.keep(); // what is seen is what is exported
+    const isFeatures = format === "npy" || format === "safetensors";
+    if (app.document.steps.length && !isFeatures && !(await app.keep())) { // what is seen is what is exported
+      return this.page.tell("The mask that is being made could not be kept, so nothing was written. Keep or clear it first.", null, true);
+    }
     const objects = app.document.objects;
     if (needsObjects && !objects.length) return this.page.tell("There is nothing to export yet: click on something and keep its mask.", null, true);
     const button = this.page.element.querySelector(`[data-export="${format}"]`);
     button.setAttribute("aria-busy", "true");
     this.page.busy("Writing file");
+    this.stop();
+    const ticket = (this.writing = new AbortController());
+    const { signal } = ticket;
     try {
       const shown = format === "background" || format === "cutout" ? objects.filter(({ hidden }) => !hidden) : objects;
       const data = { objects: shown.map(({ id, original, ...rest }) => rest), format, name: this.page.image.name };
-      const file = await app.answers.call("/export", data);
-      const url = URL.createObjectURL(await (await this.page.server.bytes(file)).blob());
+      const file = await app.answers.call("/export", data, { signal });
+      const url = URL.createObjectURL(await (await this.page.server.bytes(file, { signal })).blob());
+      if (signal.aborted) return undefined;
       make("a", { href: url, download: file.orig_name ?? file.path.split("/").at(-1) }).click();
       setTimeout(() => URL.revokeObjectURL(url), 60000);
       this.page.saved = objects;
       app.say("Saved.");
     } catch (error) {
-      this.page.tell(error, () => this.export(format));
+      if (!signal.aborted) this.page.tell(error, () => this.export(format));
+    } finally {
+      button.removeAttribute("aria-busy");
+      if (this.writing === ticket) {
+        this.writing = null;
+        this.page.busy(null);
+      }
     }
-    this.page.busy(null);
-    return button.removeAttribute("aria-busy");
+    return undefined;
+  }
+
+  /** Cancels the file that is being written; true if there is one. */
+  stop() {
+    this.writing?.abort();
+    return Boolean(this.writing);
   }
 
   listen(signal) {

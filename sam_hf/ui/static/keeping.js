@@ -13,6 +13,8 @@ export class Keeper {
     this.app = app;
     this.keeping = null; // promise of the object that is being kept
     this.refining = new Map(); // id -> {values} that were asked for last
+    this.polygons = new Map(); // id -> {rle, detail, rings, corners}, of objects whose detail somebody has looked at
+    this.drawn = 0; // how many polygons have come
   }
 
   /** Keeps the mask of the steps that hold; gives the object, or undefined and a sentence why there is none. */
@@ -93,6 +95,27 @@ export class Keeper {
     } finally {
       this.refining.delete(id);
     }
+  }
+
+  /** An object's outline with the detail that is exported: {rings, corners}; null where it is not there yet. */
+  polygonOf(id) {
+    const object = id && this.object(id);
+    const known = object && this.polygons.get(id);
+    if (object && !object.hidden && (known || object.polygon_detail < 1)) this.draw(object, known);
+    return known?.rings && known.rle === object.rle && known.detail === object.polygon_detail ? known : null;
+  }
+
+  /** Asks for an object's polygons, unless it has been asked: one request at a time, and again if it has changed. */
+  async draw({ id, rle, polygon_detail: detail }, known) {
+    if (this.isDrawing || (known?.rle === rle && known.detail === detail)) return;
+    this.isDrawing = true;
+    const data = { rle, fill_holes: 0, drop_islands: 0, polygon_detail: detail };
+    const answer = await this.app.server.call("/refine", data).catch(() => null); // it is no more than a look
+    const corners = answer?.polygons.reduce((sum, ring) => sum + ring.length / 2, 0);
+    this.polygons.set(id, { rle, detail, rings: answer?.polygons ?? null, corners });
+    this.isDrawing = false;
+    this.drawn++;
+    this.app.changed();
   }
 
   object(id) {

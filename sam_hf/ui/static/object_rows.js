@@ -107,13 +107,19 @@ class Row {
     this.item.className = hidden ? "sam-off" : "";
   }
 
+  /** How detailed the exported outline is, and how many corners it has where that is known. */
+  detail(value) {
+    const known = value === this.object.polygon_detail ? this.app.keeper.polygonOf(this.id) : null;
+    return known ? `${share(value)}, ${known.corners}` : share(value);
+  }
+
   addSliders() {
     const { id, app } = this;
     const refine = (values) => app.refine(id, values);
     this.sliders = [
       new Slider("Fill holes", "fill_holes", AREAS, pixels, refine),
       new Slider("Drop islands", "drop_islands", AREAS, pixels, refine),
-      new Slider("Polygon detail", "polygon_detail", DETAILS, share, (values) => app.update(id, values)),
+      new Slider("Polygon detail", "polygon_detail", DETAILS, (value) => this.detail(value), (values) => app.update(id, values)),
     ];
     this.item.append(make("div", { className: "sam-sliders" }, ...this.sliders.map(({ label }) => label)));
   }
@@ -146,7 +152,8 @@ class Slider {
     this.shown = value;
     const words = this.tell(value);
     if (this.output.textContent !== words) this.output.textContent = words;
-    this.input.setAttribute("aria-valuetext", words);
+    this.input.setAttribute("aria-valuetext", /, /.test(words) ? `${words} corners` : words);
+    this.output.title = /, /.test(words) ? `${words.split(", ")[1]} corners` : "";
     this.input.value = Math.max(0, this.values.findIndex((one) => one >= value));
   }
 }

@@ -29,7 +29,7 @@ export class Panel {
     const { document, finder } = app;
     this.when("chips", [app.answer, app.selected, app.isAsking && !app.answer, app.isReady, document.steps.length > 0], () => this.chips());
     this.when("prompts", [document.steps], () => this.prompts());
-    this.when("objects", [document.objects, document.selected, document.editing], () => this.objects());
+    this.when("objects", [document.objects, document.selected, document.editing, app.keeper.drawn], () => this.objects());
     this.when("finds", [finder.shown, finder.note, finder.progress], () => this.finds());
   }
 

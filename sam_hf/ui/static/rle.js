@@ -17,7 +17,13 @@ export function runsOf(rle) {
 }
 
 function readRuns({ size, counts }) {
-  if (Array.isArray(counts)) return counts;
+  const runs = Array.isArray(counts) ? counts : readCounts(counts);
+  const isFull = runs.every((run) => Number.isSafeInteger(run) && run >= 0) && runs.reduce((sum, run) => sum + run, 0) === size[0] * size[1];
+  if (!isFull) throw new Error("rle.counts does not fill rle.size");
+  return runs;
+}
+
+function readCounts(counts) {
   const runs = [];
   for (let place = 0; place < counts.length; ) {
     let value = 0;
@@ -33,7 +39,6 @@ function readRuns({ size, counts }) {
     }
     runs.push(runs.length > 2 ? value + runs[runs.length - 2] : value);
   }
-  if (runs.reduce((sum, run) => sum + run, 0) !== size[0] * size[1]) throw new Error("rle.counts does not fill rle.size");
   return runs;
 }
 

@@ -201,6 +201,7 @@ export class Stage {
       this.fillMask(context, scene.hoverFind.path, scene.hoverFind.color, 0.44);
       this.outline(context, scene.hoverFind.path, { width: 2 });
     }
+    if (scene.polygon) this.drawPolygon(context, scene.polygon);
     for (const other of scene.others ?? []) this.outline(context, other.calm, { dashed: true, width: 1.25 });
     if (scene.chosen) {
       this.fillMask(context, scene.chosen.path, scene.color, scene.cutout ? 0 : 0.45);
@@ -242,6 +243,22 @@ export class Stage {
       this.fillMask(context, object.path, object.color, object.selected ? fill + 0.08 : fill);
       this.outline(context, object.path, { inner: object.color, width: object.selected ? 2.5 : 1.5 });
     }
+  }
+
+  /** The outline as it is exported, with its corners where they can be told apart. */
+  drawPolygon(context, { rings, corners }) {
+    const path = new Path2D();
+    const radius = corners < 600 ? 2.5 / this.view.scale : 0;
+    for (const ring of rings) {
+      const line = new Path2D();
+      for (let at = 0; at < ring.length; at += 2) {
+        line.lineTo(ring[at], ring[at + 1]);
+        if (radius) path.rect(ring[at] - radius, ring[at + 1] - radius, 2 * radius, 2 * radius);
+      }
+      line.closePath();
+      path.addPath(line);
+    }
+    this.outline(context, path, { width: 1.25 });
   }
 
   fillMask(context, path, color, alpha) {

@@ -11,8 +11,7 @@
  *             `others` are masks of other things than those that were asked for
  */
 
-import { NOTHING } from "./prompts.js";
-import { runsOf } from "./rle.js";
+import { readObject } from "./session_file.js";
 
 /** Okabe and Ito's colours that stand out from photographs; told apart with any kind of colour vision. */
 export const COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442"];
@@ -147,12 +146,21 @@ export function sessionOf(document, image, checkpoint) {
   return { format: "sam_hf.session", version: 1, image, checkpoint, objects };
 }
 
-function isReadable(rle, size) {
-  try {
-    return String(rle.size) === String(size) && runsOf(rle).length > 0;
-  } catch {
-    return false;
-  }
+/** Whether a session holds prompts alone, so that the server has to decode them. */
+export const lacksMasks = (session) => Array.isArray(session?.objects) && session.objects.some((object) => object && !object.rle);
+
+/** The session with the masks that the server has decoded. */
+export function withMasks(session, decoded) {
+  const objects = session.objects.map((object, index) => (object?.rle ? object : { ...object, rle: decoded[index]?.rle, score: decoded[index]?.score }));
+  return { ...session, objects };
+}
+
+/** What is to be known about a session of another file or checkpoint, as a sentence; null if there is nothing. */
+export function strangeness(session, image, checkpoint) {
+  const isOther = session.image?.sha256 && image.sha256 && session.image.sha256 !== image.sha256;
+  if (isOther) return "This session was made with another file of the same size: its masks may not fit.";
+  if (!session.checkpoint || session.checkpoint === checkpoint) return null;
+  return `This session was made with the checkpoint ${String(session.checkpoint).slice(0, 80)}: editing its objects gives other masks here.`;
 }
 
 /** A session file's objects as a document. Throws a sentence if it is none or of another picture. */
@@ -165,13 +173,6 @@ export function documentOf(session, size) {
     throw new Error(`This session belongs to a picture of ${session.image.size[1]} × ${session.image.size[0]} pixels.`);
   }
   const objects = [];
-  for (const { name, color, steps, rle, score, ...rest } of session.objects) {
-    if (!rle) throw new Error("This session holds no masks; replay it with the command line first.");
-    if (!isReadable(rle, size) || !(steps ?? []).every((step) => Array.isArray(step?.points ?? []))) {
-      throw new Error("This session is damaged: a mask in it cannot be read.");
-    }
-    const known = Object.fromEntries(KEPT.filter((key) => key in rest).map((key) => [key, rest[key]]));
-    objects.push(makeObject(objects, { ...known, name: String(name), color, steps: (steps ?? []).map((step) => ({ ...NOTHING, ...step })), rle, score }));
-  }
+  for (const object of session.objects) objects.push(makeObject(objects, readObject(object, size)));
   return { ...EMPTY, objects, selected: objects.at(-1)?.id ?? null };
 }

@@ -182,3 +182,20 @@ test("a click inside a kept object selects it and begins another one there", asy
   assert.equal(app.document.selected, app.document.objects[0].id);
   assert.deepEqual(app.document.steps[0].points, [[3, 3]]);
 });
+
+test("an object's polygons are asked for once somebody has changed their detail, and belong to its mask", async () => {
+  const asked = [];
+  const { app } = begin({ refine: async (data) => asked.push(data) && { rle: data.rle, polygons: [[0, 0, 2, 0, 2, 2]] } });
+  app.keepFound([{ rle: mask(5), score: 1 }]);
+  const { id } = app.document.objects[0];
+  assert.equal(app.keeper.polygonOf(id), null);
+  assert.equal(asked.length, 0); // not for every object that is kept
+  app.update(id, { polygon_detail: 0.5 });
+  for (let draws = 0; draws < 3; draws++) app.keeper.polygonOf(id);
+  await turn();
+  assert.deepEqual([asked.length, asked[0].polygon_detail, app.keeper.polygonOf(id).corners], [1, 0.5, 3]);
+  app.update(id, { rle: mask(6) });
+  assert.equal(app.keeper.polygonOf(id), null); // of another mask
+  await turn();
+  assert.equal(app.keeper.polygonOf(id).rle.counts, mask(6).counts);
+});

@@ -129,3 +129,32 @@ test("an error is told to who asked, and the next is answered all the same", asy
   decoder.close("gone");
   await assert.rejects(third, /gone/);
 });
+
+test("a session from anywhere is checked before it is shown", () => {
+  const good = { name: "a", color: "#0072B2", steps: [step(1), { ...step(1), previous: true, brush: null }], rle: RLE };
+  const session = (change) => ({ format: "sam_hf.session", version: 1, objects: [{ ...good, ...change }] });
+  assert.equal(state.documentOf(session({}), [2, 2]).objects[0].steps.length, 2);
+  const runs = state.documentOf(session({ rle: { size: [2, 2], counts: [1, 1, 2] } }), [2, 2]).objects[0].rle;
+  assert.deepEqual(runs, RLE); // counts as a list are written as text
+  for (const change of [
+    { rle: { size: [2, 2], counts: [1, 1e15] } }, { rle: { size: [2, 2], counts: [5, -1] } }, { rle: { size: [2, 2], counts: [0.5, 3.5] } },
+    { rle: { size: [2, 2], counts: [null, 4] } }, { rle: { size: [3, 2], counts: "112" } }, { rle: 7 }, { rle: { size: [2, 2] } },
+    { color: "red; background: url(x)" }, { color: 3 }, { name: {} }, { hidden: "no" }, { polygon_detail: 2 }, { fill_holes: "all" },
+    { steps: {} }, { steps: [null] }, { steps: [{ ...step(1), previous: true }] }, { steps: [{ ...step(1), labels: [2] }] },
+    { steps: [{ ...step(1), labels: [] }] }, { steps: [{ ...step(1), points: [["1", 1]] }] }, { steps: [{ ...step(1), box: [3, 0, 1, 1] }] },
+    { steps: [{ ...step(1), box: "all" }] }, { steps: [{ ...step(1), selected: 3 }] }, { steps: [{ ...step(1), text: 5 }] },
+    { steps: [{ ...step(1), brush: { size: [9, 9], counts: "112" } }] },
+  ]) assert.throws(() => state.documentOf(session(change), [2, 2]), /damaged/, JSON.stringify(change));
+  assert.throws(() => state.documentOf({ ...session({}), objects: [null] }, [2, 2]), /damaged/);
+});
+
+test("a session of prompts alone takes the server's masks, one of another file or checkpoint is spoken of", () => {
+  const session = { format: "sam_hf.session", version: 1, image: { sha256: "aa" }, checkpoint: "tiny", objects: [{ name: "a", steps: [step(1)] }] };
+  assert.ok(state.lacksMasks(session));
+  const whole = state.withMasks(session, [{ rle: RLE, score: 0.5 }]);
+  assert.ok(!state.lacksMasks(whole));
+  assert.deepEqual(state.documentOf(whole, [2, 2]).objects[0].rle, RLE);
+  assert.equal(state.strangeness(session, { sha256: "aa" }, "tiny"), null);
+  assert.match(state.strangeness(session, { sha256: "bb" }, "tiny"), /another file/);
+  assert.match(state.strangeness(session, { sha256: null }, "other"), /checkpoint tiny/);
+});
