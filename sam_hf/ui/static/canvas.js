@@ -358,7 +358,7 @@ class Page {
   get isHeard() {
     const { components, dependencies } = window.gradio_config ?? {};
     if (!components || !dependencies) return true;
-    const ours = new Set(components.filter(({ props }) => props?.static_url === this.props.static_url).map(({ id }) => id));
+    const ours = new Set(components.filter(({ props }) => props?.props?.static_url === this.props.static_url).map(({ id }) => id));
     const names = ({ targets = [], inputs = [] }) => [...inputs, ...targets.map(([id]) => id)];
     return !ours.size || dependencies.some((dependency) => names(dependency).some((id) => ours.has(id)));
   }
