@@ -38,7 +38,7 @@ from sam_hf.model.checkpoint_files import CALIBRATION, TRAINING
 from sam_hf.model.configuration_sam import SamConfig, SamTextConfig, SamTinyViTConfig
 from sam_hf.model.modeling_sam import SamModel
 from sam_hf.model.processing_sam import SamProcessor
-from sam_hf.model.weight_checks import check_finite
+from sam_hf.model.weight_checks import CHECKED_TYPES, check_finite
 
 __all__ = ["Conversion", "convert"]
 
@@ -216,7 +216,8 @@ def _fill(checkpoint: Checkpoint) -> SamModel:
     """The model with the weights themselves, not copies; every one has its place, and every place its weight."""
     with torch.device("meta"):
         model = SamModel(checkpoint.config)
-    places = {name: tuple(place.shape) for name, place in model.state_dict().items()}
+    empty = model.state_dict()
+    places = {name: tuple(place.shape) for name, place in empty.items()}
     shapes = {name: tuple(weight.shape) for name, weight in checkpoint.weights.items()}
     for problem, names in (
         ("lacks", sorted(set(places) - set(shapes))),
@@ -228,6 +229,9 @@ def _fill(checkpoint: Checkpoint) -> SamModel:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             read_as = f"read as {describe(checkpoint.config)}, it"
             raise ValueError(f"{checkpoint.name!r} is no whole SAM: {read_as} {problem} {first}{more}")
+    for name, weight in checkpoint.weights.items():
+        if empty[name].is_floating_point() and weight.dtype not in CHECKED_TYPES:
+            raise ValueError(f"{checkpoint.name!r} is quantized, or no SAM: {name!r} is stored as {weight.dtype}")
     model.load_state_dict(checkpoint.weights, assign=True)
     model.tie_weights()
     check_finite(model, checkpoint.name)

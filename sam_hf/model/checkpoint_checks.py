@@ -18,6 +18,8 @@ import huggingface_hub.errors
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
+from transformers.activations import ACT2FN
+from transformers.configuration_utils import PreTrainedConfig
 
 from .checkpoint_files import CONFIG, PICKLES, PROCESSOR_FILES, WEIGHTS, read_json
 from .hub_access import scrubbed
@@ -28,6 +30,8 @@ UNREACHABLE = tuple(
     kind for kind in [getattr(huggingface_hub.errors, "RevisionResolutionError", None)] if kind is not None
 )
 SAM_TYPES = ("sam", "sam_hf")
+PARTS = ("vision_config", "prompt_encoder_config", "mask_decoder_config", "text_config")
+DTYPES = ("auto", "float32", "float16", "bfloat16", "float64")
 # What transformers 4 wrote into every configuration, whatever the model, and what SAM's own once held.
 FORGOTTEN = frozenset(
     """add_cross_attention bad_words_ids begin_suppress_tokens bos_token_id cross_attention_hidden_size
@@ -177,6 +181,43 @@ def check_config(fields: dict[str, Any], known: dict[str, set[str]], name: Any) 
             f"{__version__} here: it may mean something else by its entries"
         )
     return warnings
+
+
+def usable_fields(fields: dict[str, Any]) -> dict[str, Any]:
+    """The content of a config.json without what is the caller's to choose: how attention is computed.
+
+    The name of an attention may be that of code on the Hub, which transformers would fetch and run.
+
+    Raises:
+        ValueError: It names a number format that no model is kept in.
+    """
+    for name in ("dtype", "torch_dtype"):
+        dtype = str(fields.get(name) or "auto").removeprefix("torch.")
+        if dtype not in DTYPES:
+            raise ValueError(f"`{name}` must be one of {', '.join(DTYPES)}; got {fields[name]!r}")
+    kept = {name: value for name, value in fields.items() if "_implementation" not in name}
+    return {
+        name: usable_fields(value) if name in PARTS and isinstance(value, dict) else value
+        for name, value in kept.items()
+    }
+
+
+def check_values(part: PreTrainedConfig) -> None:
+    """Refuse activations that do not exist, sizes below nothing and numbers that are none, by name.
+
+    Args:
+        part: Of a model's configuration.
+
+    Raises:
+        ValueError: Naming the field.
+    """
+    for field in type(part).__annotations__:
+        value, name = getattr(part, field, None), f"`{part.base_config_key}.{field}`"
+        if field == "hidden_act" and value not in ACT2FN:
+            raise ValueError(f"{name} must be an activation of transformers, such as 'gelu'; got {value!r}")
+        for size in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(size, int) and size < 0:
+                raise ValueError(f"{name} must not be negative; got {value!r}")
 
 
 def loading_report(found: dict[str, Any], text_weights: str, model: nn.Module, name: Any) -> list[str]:

@@ -12,20 +12,34 @@ have values that train from scratch (transformers' 384 and 1e-10 do not); dropou
 """
 
 import os
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
 
 from .atomic_saving import saved_whole
-from .checkpoint_checks import check_config, config_named
+from .checkpoint_checks import check_config, check_values, config_named, usable_fields
+from .checkpoint_files import read_json
 from .checkpoint_names import resolve
 from .hub_access import with_config_cached
 from .remote_code import MODELS, PROCESSORS, write_remote_code
 
 logger = logging.get_logger(__name__)
+
+
+class _FromFile:
+    """What is said in a file is usable here before a configuration is made of it; see `usable_fields`."""
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """Make a configuration of the content of a config.json; see transformers."""
+        return super().from_dict(usable_fields(config_dict), **kwargs)
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: str | os.PathLike) -> dict[str, Any]:
+        return read_json(Path(json_file))
 
 
 @strict
@@ -94,7 +108,7 @@ class SamMaskDecoderConfig(PreTrainedConfig):
 
 
 @strict
-class SamVisionConfig(PreTrainedConfig):
+class SamVisionConfig(_FromFile, PreTrainedConfig):
     """Sizes of the ViT image encoder; the defaults are ViT-B.
 
     Args:
@@ -164,7 +178,7 @@ class SamVisionConfig(PreTrainedConfig):
 
 
 @strict
-class SamTinyViTConfig(PreTrainedConfig):
+class SamTinyViTConfig(_FromFile, PreTrainedConfig):
     """Sizes of the TinyViT image encoder (convolutional first stage, windowed attention after); defaults: MobileSAM's.
 
     Args:
@@ -320,7 +334,7 @@ VISION_CONFIGS = {config.model_type: config for config in (SamVisionConfig, SamT
 
 
 @strict
-class SamConfig(PreTrainedConfig):
+class SamConfig(_FromFile, PreTrainedConfig):
     """A whole Segment Anything model.
 
     Args:
@@ -384,7 +398,7 @@ class SamConfig(PreTrainedConfig):
     def _check_sizes(self):
         vision, prompt, decoder = self.vision_config, self.prompt_encoder_config, self.mask_decoder_config
         for part in (vision, prompt, decoder, *([] if self.text_config is None else [self.text_config])):
-            _check_values(part)
+            check_values(part)
         agreements = [
             ("prompt_encoder_config.image_size", prompt.image_size, "vision_config.image_size", vision.image_size),
             ("prompt_encoder_config.patch_size", prompt.patch_size, "vision_config.patch_size", vision.patch_size),
@@ -458,17 +472,6 @@ def adopt(config: PreTrainedConfig) -> PreTrainedConfig:
     adopted = (SamConfig if hasattr(config, "vision_config") else SamVisionConfig)(**config.to_dict())
     adopted._attn_implementation = config._attn_implementation
     return adopted
-
-
-def _check_values(part: PreTrainedConfig) -> None:
-    """Refuse sizes below nothing and activations that do not exist, by name."""
-    for field in type(part).__annotations__:
-        value, name = getattr(part, field, None), f"`{part.base_config_key}.{field}`"
-        if field == "hidden_act" and value not in ACT2FN:
-            raise ValueError(f"{name} must be an activation of transformers, such as 'gelu'; got {value!r}")
-        for size in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(size, int) and size < 0:
-                raise ValueError(f"{name} must not be negative; got {value!r}")
 
 
 def _complete(config_class: type, given: dict | PreTrainedConfig | None, shared: dict[str, int]) -> PreTrainedConfig:

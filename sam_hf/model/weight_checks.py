@@ -15,9 +15,23 @@ from torch import nn
 
 LONGEST_HEADER = 100_000_000  # bytes; safetensors' own limit
 CHECKED_TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+FLOATS = ("F32", "F64", "F16", "BF16")  # the same, as a header says it
 
 
-def check_weight_files(files: list[Any]) -> dict[str, tuple[int, ...]]:
+class Shape(tuple[int, ...]):
+    """The sizes of a weight in a file; `number_format` is what the header says of its numbers, such as "F16"."""
+
+    number_format = ""
+
+    @classmethod
+    def of(cls, entry: dict[str, Any]) -> "Shape":
+        """From the header's entry for a weight."""
+        shape = cls(entry["shape"])
+        shape.number_format = str(entry["dtype"])
+        return shape
+
+
+def check_weight_files(files: list[Any]) -> dict[str, Shape]:
     """Refuse files of weights that are cut short, damaged, or contradict themselves or each other.
 
     Args:
@@ -29,13 +43,13 @@ def check_weight_files(files: list[Any]) -> dict[str, tuple[int, ...]]:
     Raises:
         ValueError: Naming the file.
     """
-    shapes: dict[str, tuple[int, ...]] = {}
+    shapes: dict[str, Shape] = {}
     for file in map(Path, files):
         header = _header(file)
         twice = next((name for name in header if name in shapes), None)
         if twice is not None:
             raise ValueError(f"the weight {twice!r} of {str(file)!r} is in another file of the checkpoint as well")
-        shapes |= {name: tuple(entry["shape"]) for name, entry in header.items()}
+        shapes |= {name: Shape.of(entry) for name, entry in header.items()}
     return shapes
 
 
@@ -92,8 +106,10 @@ def check_reads_pickles(name: Any) -> None:
         )
 
 
-def check_shapes(shapes: dict[str, tuple[int, ...]], model: nn.Module, name: Any) -> None:
-    """Refuse weights whose shapes are not those of the model, before memory is taken for either.
+def check_shapes(shapes: dict[str, Shape], model: nn.Module, name: Any) -> None:
+    """Refuse weights whose shapes or formats are not those of the model, before memory is taken for either.
+
+    Numbers of any format would be turned into the model's: whole ones in silence into what they never were.
 
     Args:
         shapes: What the files hold.
@@ -103,7 +119,8 @@ def check_shapes(shapes: dict[str, tuple[int, ...]], model: nn.Module, name: Any
     Raises:
         ValueError: Naming the first.
     """
-    expected = {key: tuple(weight.shape) for key, weight in model.state_dict().items()}
+    places = model.state_dict()
+    expected = {key: tuple(weight.shape) for key, weight in places.items()}
     wrong = [key for key in sorted(expected) if shapes.get(key, expected[key]) != expected[key]]
     if wrong:
         key = wrong[0]
@@ -111,6 +128,12 @@ def check_shapes(shapes: dict[str, tuple[int, ...]], model: nn.Module, name: Any
             f"the weights of {str(name)!r} do not fit its config.json: {key!r} has the shape {shapes[key]}, the "
             f"configuration says {expected[key]}" + (f"; so with {len(wrong) - 1} more" if wrong[1:] else "")
         )
+    for key in sorted(set(places) & set(shapes)):
+        if places[key].is_floating_point() and shapes[key].number_format not in FLOATS:
+            raise ValueError(
+                f"{key!r} of {str(name)!r} is stored as {shapes[key].number_format}: expected floating point, one of "
+                f"{', '.join(FLOATS)} (quantized weights are not read)"
+            )
 
 
 def check_some_loaded(model: nn.Module, missing: set[str], unexpected: set[str], name: Any) -> None:

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from sam_hf import SamAutomaticMaskGenerator, SamConfig, SamModel, SamPredictor, SamProcessor, SamVisionModel
 from sam_hf.cli import app
 from sam_hf.model.configuration_sam import SamTextConfig
+from sam_hf.model.weight_checks import check_shapes, check_weight_files
 
 WEIGHTS = "model.safetensors"
 
@@ -95,6 +97,13 @@ def _fill(value):
     return lambda folder: _rewrite(folder, change)
 
 
+def _stored_as(dtype):
+    def change(weights):
+        weights["mask_decoder.iou_token.weight"] = weights["mask_decoder.iou_token.weight"].to(dtype)
+
+    return lambda folder: _rewrite(folder, change)
+
+
 def _buffer(folder):
     _rewrite(folder, lambda weights: weights["shared_image_embedding.positional_embedding"].fill_(torch.nan))
 
@@ -125,6 +134,9 @@ BAD = {
     "another width": (_wide, r"do not fit its config\.json: 'vision_encoder.*has the shape .* says"),
     "NaN": (_fill(torch.nan), r"damaged: 'mask_decoder\.iou_token\.weight' is not finite"),
     "infinity": (_fill(-torch.inf), r"'mask_decoder\.iou_token\.weight' is not finite"),
+    "whole numbers": (_stored_as(torch.int32), r"'mask_decoder\.iou_token\.weight' of .* is stored as I32: expected"),
+    "yes and no": (_stored_as(torch.bool), "is stored as BOOL: expected floating point"),
+    "eight bits": (_stored_as(torch.float8_e4m3fn), "is stored as F8_E4M3: expected floating point"),
     "NaN in a buffer": (_buffer, "positional_embedding' is not finite"),
     "an index that leads outside": (lambda f: _index(f, "../outside.safetensors"), r"'\.\./outside.*lies outside"),
     "an index of absolute names": (lambda f: _index(f, "/etc/passwd"), "'/etc/passwd', which lies outside"),
@@ -270,6 +282,21 @@ def test_a_missing_text_branch_is_listed_once_and_plainly(plain_checkpoint, text
     assert record.getMessage().count("prompt_encoder.text_projection.weight") == 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_every_floating_point_and_counters_are_read(dtype, folder):
+    """A file may hold whole numbers where the model counts, or has no place for them."""
+
+    def change(weights):
+        weights["mask_decoder.iou_token.weight"] = weights["mask_decoder.iou_token.weight"].to(dtype)
+        weights["somewhere.else"] = torch.ones(2, dtype=torch.int64)
+
+    _rewrite(folder, change)
+    assert SamModel.from_pretrained(folder).mask_decoder.iou_token.weight.isfinite().all()
+    counting = torch.nn.BatchNorm1d(2)
+    save_file(counting.state_dict(), folder / "norm.safetensors")
+    check_shapes(check_weight_files([folder / "norm.safetensors"]), counting, folder)
+
+
 def test_mismatches_can_be_let_through(folder, caplog):
     _wide(folder)
     with caplog.at_level(logging.WARNING):
@@ -291,8 +318,6 @@ OLD_FIELDS = {"add_cross_attention": False, "top_k": 50, "torchscript": False, "
 
 
 def test_good_ones_are_loaded_without_a_word(plain_checkpoint, text_checkpoint, tmp_path, caplog):
-    import transformers
-
     old = Path(shutil.copytree(plain_checkpoint, tmp_path / "old"))  # as transformers 4 wrote the Hub's
     parts = json.loads((old / "config.json").read_text())
     for part in ("vision_config", "prompt_encoder_config", "mask_decoder_config"):
@@ -312,6 +337,22 @@ def test_good_ones_are_loaded_without_a_word(plain_checkpoint, text_checkpoint, 
             SamModel.from_pretrained(good)
         SamVisionModel.from_pretrained(plain_checkpoint)
     assert not [record for record in caplog.records if "sam_hf" in record.name or "LOAD" in record.getMessage()]
+
+
+@pytest.mark.parametrize("name", ["evil/repo", "flash_attention_2", "nope"])
+def test_only_the_caller_chooses_how_attention_is_computed(name, folder, text_checkpoint, monkeypatch):
+    """A configuration that names a kernel of the Hub would have it fetched and run."""
+    monkeypatch.setattr("transformers.modeling_utils.lazy_import_flash_attention", None)
+    for good in (folder, Path(shutil.copytree(text_checkpoint, folder.parent / "text"))):
+        said = {"_attn_implementation": name, "attn_implementation": name, "_experts_implementation": name}
+        _part(good, **said)
+        _config(good, **said, _attn_implementation_internal=name)
+        for load in (SamModel, SamVisionModel):
+            assert load.from_pretrained(good).config._attn_implementation == "sdpa"
+            model = load.from_pretrained(good, attn_implementation="eager")
+            assert model.vision_encoder.config._attn_implementation == "eager"
+        assert name not in SamConfig.from_pretrained(good).to_json_string()
+    assert transformers.AutoModel.from_pretrained(good).config._attn_implementation == "sdpa"
 
 
 @pytest.mark.parametrize("file", ["processor_config.json", "preprocessor_config.json"])

@@ -149,6 +149,7 @@ CHANGES = {
     "beside": (lambda w: [w.update({f"sam.{n}": w.pop(n)}) for n in list(w)] + [w.update(x=torch.ones(1))], "'x'"),
     "gap": (lambda w: [w.pop(n) for n in list(w) if ".blocks.0." in n], "gaps"),
     "quantized": (lambda w: w.update({"image_encoder.neck.3.bias": torch.ones(32, dtype=torch.int8)}), "int8"),
+    "eight bits": (lambda w: w.update({"image_encoder.neck.3.bias": torch.ones(32).to(torch.float8_e5m2)}), "float8"),
     "integers": (lambda w: w.update({"image_encoder.neck.3.bias": torch.ones(32, dtype=torch.int64)}), "int64"),
     "no values": (lambda w: w.update({"image_encoder.neck.3.bias": torch.ones(32, device="meta")}), "neck.3.bias"),
     "pixels": (lambda w: w.update(pixel_mean=torch.ones(3).to_sparse()), "'pixel_mean' is quantized, sparse"),
