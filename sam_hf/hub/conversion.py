@@ -34,6 +34,7 @@ from sam_hf.hub.converted_files import (
 from sam_hf.hub.meta_names import to_meta_names
 from sam_hf.hub.variants import check_name, describe, meta_differences
 from sam_hf.hub.weight_files import MAX_BYTES
+from sam_hf.model.checkpoint_checks import config_named
 from sam_hf.model.checkpoint_files import CALIBRATION, TRAINING
 from sam_hf.model.configuration_sam import SamConfig, SamTextConfig, SamTinyViTConfig
 from sam_hf.model.modeling_sam import SamModel
@@ -214,7 +215,7 @@ def _fit(checkpoint: Checkpoint, layout: str, drop_text: bool) -> Checkpoint:
 
 def _fill(checkpoint: Checkpoint) -> SamModel:
     """The model with the weights themselves, not copies; every one has its place, and every place its weight."""
-    with torch.device("meta"):
+    with config_named(checkpoint.name), torch.device("meta"):
         model = SamModel(checkpoint.config)
     empty = model.state_dict()
     places = {name: tuple(place.shape) for name, place in empty.items()}

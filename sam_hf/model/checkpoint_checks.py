@@ -6,6 +6,7 @@ way but for the folder. What libraries say in their own words about the rest is 
 """
 
 import logging
+import math
 import os
 import re
 import threading
@@ -31,6 +32,11 @@ UNREACHABLE = tuple(
 )
 SAM_TYPES = ("sam", "sam_hf")
 PARTS = ("vision_config", "prompt_encoder_config", "mask_decoder_config", "text_config")
+LARGEST_SIDE = 1 << 14  # pixels of a model's input; in float32 a picture of it is 3 GB
+COUNTS = frozenset(
+    """attention_downsample_rate embed_dims hidden_size image_size num_attention_heads num_channels num_pos_feats
+    output_channels patch_size strides""".split()
+)  # sizes that something is divided by, or that nothing is left without
 DTYPES = ("auto", "float32", "float16", "bfloat16", "float64")
 # What transformers 4 wrote into every configuration, whatever the model, and what SAM's own once held.
 FORGOTTEN = frozenset(
@@ -215,9 +221,46 @@ def check_values(part: PreTrainedConfig) -> None:
         value, name = getattr(part, field, None), f"`{part.base_config_key}.{field}`"
         if field == "hidden_act" and value not in ACT2FN:
             raise ValueError(f"{name} must be an activation of transformers, such as 'gelu'; got {value!r}")
-        for size in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(size, int) and size < 0:
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if not isinstance(number, int | float):
+                continue
+            if not math.isfinite(number):
+                raise ValueError(f"{name} must be finite; got {value!r}")
+            if number < 0:
                 raise ValueError(f"{name} must not be negative; got {value!r}")
+            if number < 1 and field in COUNTS:
+                raise ValueError(f"{name} must be at least 1; got {value!r}")
+
+
+def check_image_settings(images: Any) -> None:
+    """Refuse settings of an image processor that no picture can be prepared with, or only one of endless size.
+
+    Args:
+        images: The image processor, loaded.
+
+    Raises:
+        ValueError: Naming the setting.
+    """
+    for name in ("image_mean", "image_std", "rescale_factor"):
+        value = getattr(images, name, None)
+        if value is None:
+            continue
+        colours = list(value) if isinstance(value, list | tuple) and len(value) == 3 else [value]
+        if not all(_is_finite(number) for number in colours):
+            expected = "a finite number" if name == "rescale_factor" else "three finite numbers"
+            raise ValueError(f"`{name}` must be {expected}; got {value!r}")
+        if name != "image_mean" and min(colours) <= 0:
+            raise ValueError(f"`{name}` must be above 0; got {value!r}")
+    for name in ("size", "pad_size", "mask_size", "mask_pad_size"):
+        size = getattr(images, name, None)
+        for side in ("longest_edge", "height", "width") if size is not None else ():
+            pixels = size.get(side)
+            if pixels is not None and not (_is_finite(pixels) and 1 <= pixels <= LARGEST_SIDE):
+                raise ValueError(f"`{name}.{side}` must be 1 to {LARGEST_SIDE} pixels; got {pixels!r}")
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def loading_report(found: dict[str, Any], text_weights: str, model: nn.Module, name: Any) -> list[str]:

@@ -18,7 +18,7 @@ from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, Proces
 from transformers.utils import cached_file, logging
 
 from .atomic_saving import saved_whole
-from .checkpoint_checks import check_folder, problems_named
+from .checkpoint_checks import check_folder, check_image_settings, problems_named
 from .checkpoint_files import CONFIG, PROCESSOR_FILES, read_json
 from .checkpoint_names import resolve
 from .hub_access import HUB_OPTIONS, pinned
@@ -138,7 +138,9 @@ class SamProcessor(ProcessorMixin):
         for name in ("use_fast", "trust_remote_code", "code_revision", "_from_auto", "text_config", "extended"):
             kwargs.pop(name, None)
         try:
-            return [cls.image_processor_classes[backend].from_pretrained(pretrained_model_name_or_path, **kwargs)]
+            images = cls.image_processor_classes[backend].from_pretrained(pretrained_model_name_or_path, **kwargs)
+            check_image_settings(images)
+            return [images]
         except (ValueError, TypeError, AttributeError, LookupError) as error:
             if isinstance(error, ValueError) and str(pretrained_model_name_or_path) in str(error):
                 raise

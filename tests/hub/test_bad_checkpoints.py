@@ -158,6 +158,16 @@ BAD = {
     "a text part that is a list": (lambda f: _config(f, text_config=["x"]), r"config\.json of .*`text_config` must"),
     "no such activation": (lambda f: _part(f, hidden_act="nope"), r"config\.json of .*hidden_act` .*got 'nope'"),
     "a patch of -4": (lambda f: _part(f, patch_size=-4), r"config\.json of .*patch_size` must not be negative"),
+    "no head": (lambda f: _part(f, num_attention_heads=0), "num_attention_heads` must be at least 1; got 0"),
+    "an epsilon that is no number": (
+        lambda f: _part(f, layer_norm_eps=float("nan")),
+        "layer_norm_eps` must be finite",
+    ),
+    "a model of eight bits": (
+        lambda f: _config(f, dtype="float8_e4m3fn"),
+        r"config\.json of .*`dtype` must be one of",
+    ),
+    "a model of whole numbers": (lambda f: _part(f, dtype="int8"), r"config\.json of .*`dtype` .*got 'int8'"),
     "another's text tower": (
         lambda f: _config(f, model_type="sam_hf", text_config={"tower": {"hf_model_name": "evil/repo"}}),
         r"config\.json of .*`text_config\.tower` has the entries \['hf_model_name'\]",
@@ -372,6 +382,33 @@ def test_a_processor_whose_parts_are_of_the_wrong_kind(content, folder):
     with pytest.raises(ValueError, match="spoilt"):
         SamProcessor.from_pretrained(folder)
     with pytest.raises(ValueError, match="spoilt"):
+        SamPredictor.from_pretrained(folder, device="cpu")
+
+
+SETTINGS = {
+    "deviations of nothing": ({"image_std": [0, 0, 0]}, "`image_std` must be above 0"),
+    "means that are no numbers": ({"image_mean": [float("nan")] * 3}, "`image_mean` must be three finite numbers"),
+    "means in words": ({"image_mean": "x"}, "`image_mean` must be three finite numbers; got 'x'"),
+    "two means": ({"image_mean": [0.5, 0.5]}, "`image_mean` must be three finite numbers"),
+    "a factor that is no number": ({"rescale_factor": float("nan")}, "`rescale_factor` must be a finite number"),
+    "a factor of nothing": ({"rescale_factor": 0}, "`rescale_factor` must be above 0"),
+    "an edge below nothing": ({"size": {"longest_edge": -5}}, "`size.longest_edge` must be 1 to 16384 pixels; got -5"),
+    "an edge without end": ({"size": {"longest_edge": 10**6}}, "`size.longest_edge` must be 1 to 16384"),
+    "a frame without end": ({"pad_size": {"height": 64, "width": 10**6}}, "`pad_size.width` must be 1 to 16384"),
+    "masks of nothing": ({"mask_pad_size": {"height": 0, "width": 0}}, "`mask_pad_size.height` must be 1 to"),
+}
+
+
+@pytest.mark.parametrize(("settings", "said"), SETTINGS.values(), ids=SETTINGS)
+def test_a_processor_whose_settings_no_picture_can_have(settings, said, folder):
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        content = json.loads((folder / name).read_text())
+        content.get("image_processor", content).update(settings)
+        (folder / name).write_text(json.dumps(content))
+    for backend in ("torchvision", "pil"):
+        with pytest.raises(ValueError, match=f"spoilt' is damaged: {said}"):
+            SamProcessor.from_pretrained(folder, backend=backend)
+    with pytest.raises(ValueError, match=said):
         SamPredictor.from_pretrained(folder, device="cpu")
 
 

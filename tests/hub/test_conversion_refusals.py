@@ -1,5 +1,6 @@
 """What conversion refuses: by the name of the file, in one sentence, running nothing and leaving nothing behind."""
 
+import json
 import os
 import pickle
 import zipfile
@@ -184,6 +185,15 @@ def test_other_models(weights):
 def _without_encoder(weights):
     torch.save({name: value for name, value in weights.items() if "patch_embed" not in name}, "half.pt")
     return refused("half.pt")
+
+
+@pytest.mark.parametrize("config", [{"num_attention_heads": 0}, {"layer_norm_eps": float("inf")}, {"dtype": "int8"}])
+def test_a_configuration_of_nonsense(model, config, tmp_path):
+    model.save_pretrained("folder")
+    path = tmp_path / "folder/config.json"
+    fields = json.loads(path.read_text())
+    path.write_text(json.dumps(fields | {"vision_config": fields["vision_config"] | config}))
+    assert next(iter(config)) in refused("folder")
 
 
 def test_names_that_lead_nowhere():
