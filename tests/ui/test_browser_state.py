@@ -50,7 +50,8 @@ def test_what_is_typed_stays_whatever_arrives_meanwhile(screen):
     screen.page.keyboard.press("End")
     screen.page.keyboard.type(" of my")
     first = screen.objects()[0]["id"]
-    screen.app("void app.update(argument, { rle: { ...app.document.objects[0].rle } })", first)  # as the server's mask does
+    # as the server's mask does
+    screen.app("void app.update(argument, { rle: { ...app.document.objects[0].rle } })", first)
     screen.app("void app.keepFound([{ rle: app.document.objects[1].rle, score: 1 }])")
     screen.until("document.querySelectorAll('.sam-name').length === 3")
     screen.page.keyboard.type(" own")
@@ -67,7 +68,7 @@ def test_what_is_typed_stays_whatever_arrives_meanwhile(screen):
 
 
 def test_the_mouse_takes_over_from_the_crosshair_and_the_focus_is_never_lost(screen):
-    focused = "document.activeElement.dataset.part ?? document.activeElement.dataset.action ?? document.activeElement.tagName"
+    focused = "document.activeElement.dataset.part ?? document.activeElement.tagName"
     screen.press("ArrowRight")
     assert screen.app("app.crosshair") is not None
     screen.click(*screen.thing)
@@ -119,7 +120,8 @@ def test_the_polygon_slider_shows_its_polygon_and_how_many_corners_it_has(screen
     corners = []
     for place, words in (("9", "90 %"), ("2", "20 %")):
         slider.fill(place)
-        screen.until(f"/^{words}, [0-9]+$/.test(document.querySelector('.sam-sliders label:last-child output').textContent)")
+        told = "document.querySelector('.sam-sliders label:last-child output').textContent"
+        screen.until(f"/^{words}, [0-9]+$/.test({told})")
         corners.append(screen.app("page.stage.scene.polygon.corners"))
     look(screen, "polygon")
     assert corners[0] > corners[1] >= 3

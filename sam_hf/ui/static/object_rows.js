@@ -98,7 +98,8 @@ class Row {
 
   label(name, hidden) {
     this.labelled = name;
-    const words = { swatch: `Colour of ${name}`, name: `Name of ${name}`, hide: hidden ? `Show ${name}` : `Hide ${name}`, edit: `Edit ${name}`, remove: `Delete ${name}` };
+    const hide = hidden ? `Show ${name}` : `Hide ${name}`;
+    const words = { swatch: `Colour of ${name}`, name: `Name of ${name}`, hide, edit: `Edit ${name}`, remove: `Delete ${name}` };
     for (const [key, label] of Object.entries(words)) {
       this[key].setAttribute("aria-label", label);
       if (this[key].tagName === "BUTTON") this[key].title = label;
