@@ -2,6 +2,7 @@
 
 SAM_HF_MODELS: checkpoints, separated by commas: "tiny" (default), Hub ids, folders. The first is the default.
 SAM_HF_DEVICE, SAM_HF_DTYPE: where they run, and their precision.
+SAM_HF_ALLOWED_HOSTS: further host names that are ours, as behind a proxy; separated by commas.
 """
 
 import contextlib
@@ -16,8 +17,10 @@ ON_SPACE = "SPACE_ID" in os.environ
 
 def arguments() -> list[str]:
     """The environment as arguments of `sam-hf app`."""
-    models = [name.strip() for name in os.environ.get("SAM_HF_MODELS", "tiny").split(",") if name.strip()]
-    chosen = [word for name in models for word in ("--model", name)]
+    chosen = []
+    for option, listed in (("--model", "MODELS"), ("--allowed-host", "ALLOWED_HOSTS")):
+        given = os.environ.get(f"SAM_HF_{listed}", "tiny" if option == "--model" else "").split(",")
+        chosen += [word for name in given if name.strip() for word in (option, name.strip())]
     for option in ("device", "dtype"):
         if os.environ.get(f"SAM_HF_{option.upper()}"):
             chosen += [f"--{option}", os.environ[f"SAM_HF_{option.upper()}"]]

@@ -39,7 +39,11 @@ def parser() -> argparse.ArgumentParser:
     words.add_argument("--device", help="cpu, cuda, cuda:1, mps; default: the best there is")
     words.add_argument("--dtype", choices=PRECISIONS, help="precision of the models; default: float32")
     words.add_argument(
-        "--allowed-host", action="append", default=[], metavar="NAME", help="host name that is ours too; repeatable"
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="host, or host:port, that is ours too, as behind a proxy; repeatable",
     )
     words.add_argument("--mcp", action="store_true", help="serve the API to MCP clients as well")
     words.add_argument("--max-queue", type=int, default=100, help="requests that may wait; default: %(default)s")

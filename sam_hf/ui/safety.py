@@ -7,8 +7,11 @@ page of ours.
 
 import ipaddress
 import json
+import logging
 import os
+import traceback
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,12 +22,19 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sam_hf.ui.answers import FAILED
 from sam_hf.ui.reading import MAX_BYTES
+
+logger = logging.getLogger(__name__)
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 # A form around the file, and JSON with the masks of many objects.
 MAX_BODY = MAX_BYTES + 2**16
 READING = ("GET", "HEAD", "OPTIONS")
+OTHER_SITE = (
+    "requests from pages of other sites are not answered; if the page is yours, start the app with --allowed-host and "
+    "its host (a Space, or app.py: SAM_HF_ALLOWED_HOSTS)"
+)
 
 
 class TrustedHosts:
@@ -34,10 +44,14 @@ class TrustedHosts:
         app: What answers.
         hosts: Names, without port; "*.example.org" for all below; "*" for all.
         any_address: Whether addresses (not names) are fine: nobody can point those elsewhere.
+        pages: Of these hosts, with or without port, pages may write too, as behind a proxy that changes the host.
+            Otherwise a page must come from the very host and port that it writes to: others on this machine may be
+            anybody's.
     """
 
-    def __init__(self, app: ASGIApp, hosts: Sequence[str], any_address: bool = False):
+    def __init__(self, app: ASGIApp, hosts: Sequence[str], any_address: bool = False, pages: Sequence[str] = ()):
         self._app, self._hosts, self._any_address = app, [host.lower() for host in hosts], any_address
+        self._pages = [page.lower() for page in pages]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -45,24 +59,29 @@ class TrustedHosts:
             return
         headers = Headers(scope=scope)
         if not self._is_known(headers.get("host", "")):
-            await refuse(send, 400, "this server does not answer to that host name; see --allowed-host")
+            await refuse(
+                send,
+                400,
+                "this server does not answer to that host name; see --allowed-host, or SAM_HF_ALLOWED_HOSTS of app.py",
+            )
             return
         origin = headers.get("origin")
         writes = scope["type"] == "websocket" or scope["method"] not in READING
-        if writes and origin is not None and not self._is_known(urlsplit(origin).netloc):
-            await refuse(send, 403, "requests from pages of other sites are not answered")
+        if writes and origin is not None and not self._may_write(origin, headers.get("host", "")):
+            await refuse(send, 403, OTHER_SITE)
             return
         await self._app(scope, receive, send)
 
-    def _is_known(self, host: str) -> bool:
+    def _may_write(self, origin: str, host: str) -> bool:
         try:
-            name = (urlsplit(f"//{host}").hostname or "").lower()
+            page = urlsplit(origin).netloc.lower()
         except ValueError:
             return False
-        for known in self._hosts:
-            if known in ("*", name) or (known.startswith("*.") and name.endswith(known[1:])):
-                return True
-        return self._any_address and _is_address(name)
+        return bool(page) and (page == host.lower() or page in self._pages or _is_one_of(_name(page), self._pages))
+
+    def _is_known(self, host: str) -> bool:
+        name = _name(host)
+        return _is_one_of(name, self._hosts) or (self._any_address and _is_address(name))
 
 
 class BodyLimit:
@@ -167,14 +186,26 @@ class _TooLarge(Exception):
     pass
 
 
-async def no_such_endpoint(request: Request, error: Exception) -> JSONResponse:
-    """Answers a call of what is not there; Gradio lets it end in an error of the server."""
-    return JSONResponse({"detail": "there is no such endpoint"}, 404)
+async def wrong_call(request: Request, error: Exception) -> JSONResponse:
+    """Answers calls of endpoints, or with arguments, that are not there; Gradio lets them end in an error of the server.
+
+    They are known by where they are raised. Any other error is ours: it is logged.
+    """
+    called, raised = "/call/" in request.url.path, _raised_in(error)
+    if isinstance(error, FnIndexInferError) or (
+        isinstance(error, KeyError) and called and raised[0] == ("gradio", "routes.py")
+    ):
+        return JSONResponse({"detail": "there is no such endpoint"}, 404)
+    if isinstance(error, TypeError) and called and raised == (("gradio_client", "utils.py"), "construct_args"):
+        return JSONResponse({"detail": "the endpoint has other arguments; /gradio_api/openapi.json lists them"}, 422)
+    logger.error("%s failed", request.url.path, exc_info=error)
+    return JSONResponse({"detail": FAILED}, 500)
 
 
-async def other_arguments(request: Request, error: Exception) -> JSONResponse:
-    """Answers a call with arguments that the endpoint does not have."""
-    return JSONResponse({"detail": "the endpoint has other arguments; /gradio_api/openapi.json lists them"}, 422)
+def _raised_in(error: Exception) -> tuple[tuple[str, ...], str]:
+    """Last two parts of the file, and the function, where an error was raised."""
+    code = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)][-1]
+    return Path(code.co_filename).parts[-2:], code.co_name
 
 
 async def refuse(send: Send, status: int, sentence: str) -> None:
@@ -191,12 +222,15 @@ def trusted_hosts(host: str, allowed: Iterable[str] = ()) -> list[str]:
 
     Args:
         host: What it listens on.
-        allowed: Further names.
+        allowed: Further names, of which ports do not count.
     """
-    names = [*LOOPBACK, *([] if host in ("0.0.0.0", "::") else [host]), *allowed]
-    if on_space():  # behind the Hub's proxy
-        names += os.environ["SPACE_HOST"].split(",") + ["*.hf.space"]
+    names = [*LOOPBACK, *([] if host in ("0.0.0.0", "::") else [host]), *map(_name, allowed), *_space_hosts()]
     return list(dict.fromkeys(name.strip().lower() for name in names if name.strip()))
+
+
+def _space_hosts() -> list[str]:
+    """What a Space is called behind the Hub's proxy."""
+    return os.environ["SPACE_HOST"].split(",") + ["*.hf.space"] if on_space() else []
 
 
 def on_space() -> bool:
@@ -206,8 +240,9 @@ def on_space() -> bool:
 
 def middleware(host: str, static: str, allowed: Iterable[str] = ()) -> list[Middleware]:
     """All of this module, outermost first."""
+    hosts, pages = trusted_hosts(host, allowed), [*allowed, *_space_hosts()]
     return [
-        Middleware(TrustedHosts, hosts=trusted_hosts(host, allowed), any_address=not _is_loopback(host)),
+        Middleware(TrustedHosts, hosts=hosts, any_address=not _is_loopback(host), pages=pages),
         Middleware(PageHeaders, static=static),
         Middleware(BodyLimit),
     ]
@@ -236,14 +271,22 @@ def launch_options(host: str, port: int | None, static: str, allowed: Iterable[s
         "mcp_server": False,
         "app_kwargs": {
             "middleware": middleware(host, static, allowed),
-            "exception_handlers": {
-                FnIndexInferError: no_such_endpoint,
-                KeyError: no_such_endpoint,
-                TypeError: other_arguments,
-            },
+            "exception_handlers": dict.fromkeys((FnIndexInferError, KeyError, TypeError), wrong_call),
         },
         **more,
     }
+
+
+def _name(host: str) -> str:
+    """The name of a host, without port; empty where it is none."""
+    try:
+        return (urlsplit(f"//{host}").hostname or "").lower()
+    except ValueError:
+        return ""
+
+
+def _is_one_of(name: str, known: Iterable[str]) -> bool:
+    return any(one in ("*", name) or (one.startswith("*.") and name.endswith(one[1:])) for one in known)
 
 
 def _is_address(name: str) -> bool:

@@ -38,6 +38,33 @@ def test_pages_of_others_cannot_write(web, origin):
         assert got.status_code == 403 and "other sites" in got.json()["detail"]
 
 
+def test_a_page_of_another_port_of_this_machine_cannot_write(web, address):
+    for origin in ("http://127.0.0.1:1", "http://localhost:3000", "http://localhost"):
+        got = web.post("gradio_api/call/v2/checkpoints", json={}, headers={"Origin": origin})
+        assert got.status_code == 403 and "--allowed-host" in got.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "allowed, origin, host, answers",
+    [
+        ([], "http://127.0.0.1:7860", "127.0.0.1:7860", True),
+        ([], "http://LOCALHOST:7860", "localhost:7860", True),
+        ([], "http://localhost:7861", "localhost:7860", False),
+        ([], "https://sam.example", "127.0.0.1:7860", False),
+        (["sam.example"], "https://sam.example", "127.0.0.1:7860", True),  # a proxy that changes the host
+        (["localhost:3000"], "http://localhost:3000", "localhost:7860", True),
+        (["localhost:3000"], "http://localhost:3001", "localhost:7860", False),
+        (["*.example"], "https://a.example", "127.0.0.1:7860", True),
+        ([], "http://[::1", "127.0.0.1:7860", False),
+    ],
+)
+def test_whose_pages_may_write(allowed, origin, host, answers):
+    from sam_hf.ui.safety import TrustedHosts, middleware
+
+    (first, *_) = middleware("127.0.0.1", "/static", allowed)
+    assert TrustedHosts(None, **first.kwargs)._may_write(origin, host) is answers
+
+
 def test_our_own_page_can(web, address):
     got = web.post("gradio_api/call/v2/checkpoints", json={}, headers={"Origin": address.rstrip("/")})
     assert got.status_code == 200
@@ -164,6 +191,25 @@ def test_other_arguments_are_refused_in_a_sentence(web):
 @pytest.mark.parametrize("path", ["gradio_api/call/v2/nothing", "gradio_api/call/nothing"])
 def test_unknown_endpoints_are_not_found(web, path):
     assert web.post(path, json={"data": []}).status_code == 404
+
+
+def test_errors_of_the_server_are_not_taken_for_wrong_calls(caplog):
+    import asyncio
+
+    from starlette.requests import Request
+
+    from sam_hf.ui.safety import wrong_call
+
+    def answer(function, path="/gradio_api/call/segment"):
+        try:
+            function()
+        except Exception as error:
+            request = Request({"type": "http", "path": path, "headers": [], "query_string": b"", "server": ("a", 1)})
+            return asyncio.run(wrong_call(request, error)).status_code
+
+    for function in (lambda: {}["key"], lambda: len(3)):
+        caplog.clear()
+        assert answer(function) == 500 and "Traceback" in caplog.text
 
 
 def test_the_queue_cannot_be_passed_by(web):

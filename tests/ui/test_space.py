@@ -55,7 +55,7 @@ def test_the_environment_says_what_the_space_offers(monkeypatch):
     import importlib.util
 
     def arguments(**environment):
-        for name in ("SAM_HF_MODELS", "SAM_HF_DEVICE", "SAM_HF_DTYPE", "SPACE_ID", "GRADIO_SERVER_PORT"):
+        for name in ("SAM_HF_MODELS", "SAM_HF_DEVICE", "SAM_HF_DTYPE", "SAM_HF_ALLOWED_HOSTS", "SPACE_ID"):
             monkeypatch.delenv(name, raising=False)
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
@@ -67,6 +67,10 @@ def test_the_environment_says_what_the_space_offers(monkeypatch):
     assert arguments() == ["--model", "tiny"]
     given = arguments(SAM_HF_MODELS="facebook/sam-vit-base, tiny", SAM_HF_DTYPE="bfloat16", SPACE_ID="a/b")
     assert given[:4] == ["--model", "facebook/sam-vit-base", "--model", "tiny"]
+    assert arguments(SAM_HF_ALLOWED_HOSTS="a.example, b.example:81")[2:] == [
+        *("--allowed-host", "a.example"),
+        *("--allowed-host", "b.example:81"),
+    ]
     assert given[4:] == ["--dtype", "bfloat16", "--host", "0.0.0.0", "--port", "7860"]
 
 
