@@ -20,7 +20,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from sam_hf.hub.example_pictures import draw_examples, example_names, gallery
 from sam_hf.hub.model_card import card_for
-from sam_hf.hub.upload import obsolete_files, upload
+from sam_hf.hub.upload import removed_files, upload
 from sam_hf.inference.predictor import SamPredictor
 from sam_hf.inference.text.segmenter import SamTextSegmenter, calibration_name
 from sam_hf.inference.text.verdict import Calibration
@@ -142,7 +142,7 @@ def publish(
         if dry_run:
             removed = None
             with suppress(Exception):  # whatever keeps the Hub from answering, the rest can be said
-                removed = obsolete_files(api, repo_id, revision, files, _code_names())
+                removed = removed_files(api, repo_id, revision, stage, _code_names())
             return Publication(repo_id, files, left_out, revision, dry_run=True, removed=removed)
         commit, removed = upload(
             api,

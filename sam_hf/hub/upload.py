@@ -1,11 +1,11 @@
 """One folder to one repository of the Hub, and what can go wrong on the way in one sentence that names it."""
 
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitInfo, HfApi, constants
+from huggingface_hub import CommitInfo, HfApi
 from huggingface_hub.errors import (
     BadRequestError,
     EntryNotFoundError,
@@ -15,8 +15,9 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from sam_hf.model.checkpoint_files import CONFIG, PICKLED, SAFETENSORS, read_json
+from sam_hf.model.checkpoint_files import CONFIG, read_json
 from sam_hf.model.hub_access import scrubbed
+from sam_hf.model.pushing import list_repository, make_repository, obsolete_files
 from sam_hf.model.remote_code import MODELS
 
 
@@ -45,7 +46,7 @@ def upload(
         create_pr: Whether to open a pull request.
         message: First line of the commit.
         description: The rest of it.
-        code: See `obsolete_files`.
+        code: See `removed_files`.
 
     Returns:
         The commit, and which files it has removed.
@@ -55,15 +56,8 @@ def upload(
         OSError: The Hub refuses, or cannot be reached.
     """
     try:
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        if private and not api.repo_info(repo_id).private:
-            raise ValueError(
-                f"private: {repo_id!r} exists already and is public; nothing was sent. Make it private on its "
-                "settings page first, or leave `private` out"
-            )
-        if revision is not None and revision != "main" and not revision.startswith("refs/pr/"):
-            api.create_branch(repo_id, branch=revision, exist_ok=True)
-        obsolete = obsolete_files(api, repo_id, revision, _names(folder), code)
+        repo_id = make_repository(api, repo_id, private, revision)
+        obsolete = removed_files(api, repo_id, revision, folder, code)
         commit = api.upload_folder(
             repo_id=repo_id,
             folder_path=folder,
@@ -88,27 +82,24 @@ def upload(
         ) from error
 
 
-def obsolete_files(
-    api: HfApi, repo_id: str, revision: str | None, names: Collection[str], code: Sequence[str]
-) -> list[str]:
-    """Which files of a repository would be loaded in place of new ones, or beside them for nothing.
+def removed_files(api: HfApi, repo_id: str, revision: str | None, folder: Path, code: Sequence[str]) -> list[str]:
+    """Which files of a repository go when a folder's come; see `sam_hf.model.pushing.obsolete_files`.
 
     Args:
         api: With the user's token.
         repo_id: "organisation/name".
         revision: Branch; None: the main one.
-        names: Of the new files.
+        folder: With the new files.
         code: Names of our source files. They go if the repository's config.json sends readers to them; source files of
             the same names in a repository of somebody else's are somebody else's.
     """
-    found = api.model_info(repo_id, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-    present = [file.rfilename for file in found.siblings or [] if file.rfilename not in names]
-    old_code = [name for name in present if name in code]
+    found = list_repository(api, repo_id, revision)
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    present = [file.rfilename for file in found.siblings or []]
+    old_code = [name for name in present if name in code and name not in files]
     if old_code and not _has_our_code(api, repo_id, found.sha):
         old_code = []
-    # A variant's are left alone: nobody gets them who does not ask for them.
-    weights = [name for name in present if SAFETENSORS.fullmatch(name) or PICKLED.fullmatch(name)]
-    return sorted({*weights, *old_code})
+    return sorted({*obsolete_files(found, files), *old_code})
 
 
 def _has_our_code(api: HfApi, repo_id: str, commit: str | None) -> bool:
@@ -119,10 +110,6 @@ def _has_our_code(api: HfApi, repo_id: str, commit: str | None) -> bool:
         except (EntryNotFoundError, ValueError):
             return False
     return isinstance(auto_map, dict) and auto_map.get("AutoModel") == MODELS["AutoModel"]
-
-
-def _names(folder: Path) -> list[str]:
-    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
 
 
 def _reason(error: Exception, token: Any) -> str:

@@ -16,6 +16,12 @@ VARIANT = re.compile(r"(?P<stem>model(?:\.[\w-]+?)?)(?:-\d{5}-of-\d{5})?\.safete
 UNUSED_WEIGHTS = "unused_weights.safetensors"  # of a conversion's source: what no part of the model reads
 TRAINING = "training.json"  # what the training says of itself
 CALIBRATION = "text_calibration.json"  # when a phrase is absent
+EVALUATIONS = ("evaluation.json", "evaluation_text.json")  # what was measured of these weights
+# What is made from the weights, or says something of them, by its path: obsolete when they are replaced.
+DERIVED = re.compile(
+    "|".join(map(re.escape, (TRAINING, CALIBRATION, *EVALUATIONS, UNUSED_WEIGHTS)))
+    + r"|onnx/[^/]+\.(onnx|onnx_data|onnx\.data|json)|[^/]+\.(onnx|onnx_data|onnx\.data)"
+)
 CARD = "README.md"
 # A CLIP that belongs to the checkpoint: a folder in open_clip's form.
 CLIP_FOLDER, CLIP_CONFIG, CLIP_WEIGHTS = "clip", "open_clip_config.json", "open_clip_model.safetensors"

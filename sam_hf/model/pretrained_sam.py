@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .atomic_saving import saved_whole
 from .checkpoint_checks import check_folder, check_inside, loading_report, problems_named
 from .checkpoint_names import resolve
+from .companion_files import set_aside, told_of
 from .configuration_sam import SamConfig
 from .hub_access import pinned, read_token, remember
 from .optimization import Optimization, optimize
@@ -119,7 +121,8 @@ class SamPreTrainedModel(PreTrainedModel):
         """Write weights, in files of at most 2 GB unless told otherwise, configuration, and the code where needed.
 
         Takes every argument of `transformers.PreTrainedModel.save_pretrained`; see `SamConfig.save_pretrained`. What
-        was there before stays as it was until all is written.
+        was there before stays as it was until all is written. Where other weights were there before, `training.json`,
+        `text_calibration.json` and evaluations of these get names that end in ".earlier".
 
         Raises:
             OSError: The disk refuses, or `save_directory` is a file; then nothing there has changed.
@@ -137,14 +140,21 @@ class SamPreTrainedModel(PreTrainedModel):
                 f"save_pretrained() got unexpected keyword arguments {unknown}; expected some of "
                 f"{sorted({'max_shard_size', *_SAVING_OPTIONS, *_PUSHING_OPTIONS})}"
             )
+        again = {name: dict(value) if name == "state_dict" and value else value for name, value in saving.items()}
         with saved_whole(save_directory) as part:
             super().save_pretrained(part, True, *args, **options, **saving)
+            beside, is_theirs = told_of(save_directory, Path(part))
             if self.config.model_type == SamConfig.model_type:
                 claim_processor(save_directory, part)
+        if beside and not is_theirs and saving.get("variant") is None:
+            names = ", ".join(set_aside(beside))
+            logger.warning(
+                f"{str(save_directory)!r} holds other weights now; what was said of the earlier is in {names}"
+            )
         if push_to_hub:
             repo_id = kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory)))
             token = read_token(kwargs.pop("token", None))
-            push(self, repo_id, save_directory, token, max_shard_size, self.card_of, **kwargs)
+            push(self, repo_id, save_directory, token, options | again, self.card_of, **kwargs)
 
     def push_to_hub(
         self, repo_id: str, *, max_shard_size: int | str | None = SHARD, token: str | bool | None = None, **kwargs
@@ -152,17 +162,18 @@ class SamPreTrainedModel(PreTrainedModel):
         """Save and upload, in one commit; takes every argument of `transformers.PreTrainedModel.push_to_hub`.
 
         A repository without a card gets one that says what is known of this checkpoint (in remote code: transformers'
-        own). `training.json` and `text_calibration.json` go along from the folder that the model was loaded from, if
-        its weights are still those. Earlier weights in other files go.
+        own). `training.json`, `text_calibration.json` and evaluations go along from the folder that the model was
+        loaded from, if its weights are still those. Earlier weights in other files go, and what was made of them.
 
         `processor.push_to_hub` uploads the processor; `sam_hf.hub.publishing.publish` both, with pictures.
 
         Raises:
             TypeError: An argument is not known.
-            ValueError: `token` cannot be one.
+            ValueError: `token` cannot be one, or the repository is public and `private=True` was asked for.
         """
         source = resolve(self.name_or_path)
-        return push(self, repo_id, source, read_token(token), max_shard_size, self.card_of, **kwargs)
+        saving = {"max_shard_size": max_shard_size}
+        return push(self, repo_id, source, read_token(token), saving, self.card_of, **kwargs)
 
     def optimize(self, *, dtype: torch.dtype | str | None = None, compile: bool | str = False) -> "SamPreTrainedModel":
         """Make inference fast, in place; asking again for the same changes nothing.

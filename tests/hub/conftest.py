@@ -255,9 +255,15 @@ class Answers(BaseHTTPRequestHandler):
     def info(self, repo_id: str, revision: str | None = None) -> None:
         repo = self._repo(repo_id, revision)
         if repo is not None:
-            files = [{"rfilename": name} for name in sorted(repo["commits"][repo["oid"]])]
+            files = [self._sibling(*file) for file in sorted(repo["commits"][repo["oid"]].items())]
             fixed = {"downloads": 0, "likes": 0, "tags": [], "spaces": [], "disabled": False, "gated": repo["gated"]}
             self._json(fixed | {"id": repo_id, "sha": repo["oid"], "private": repo["private"], "siblings": files})
+
+    def _sibling(self, name: str, content: bytes) -> dict:
+        if "blobs=" not in self.path or not name.endswith(LARGE):
+            return {"rfilename": name}
+        lfs = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
+        return {"rfilename": name, "size": len(content), "blobId": hashlib.sha1(content).hexdigest(), "lfs": lfs}
 
     def tree(self, repo_id: str, revision: str, below: str | None) -> None:
         repo = self._repo(repo_id, revision)

@@ -1,17 +1,19 @@
 """What goes to the Hub and what does not, over HTTP to a stand-in; and what is refused before anything is sent."""
 
 import json
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from huggingface_hub import ModelCard
-from safetensors.torch import load_file, save_file
+from huggingface_hub import HfApi, ModelCard, ModelCardData, constants
+from safetensors.torch import load, load_file, save_file
 
 import sam_hf
 from sam_hf.hub.publishing import publish
-from sam_hf.hub.upload import obsolete_files
+from sam_hf.hub.upload import removed_files
+from sam_hf.model import pushing
 
 pytestmark = pytest.mark.xdist_group("hub")  # one stand-in, and one run of each of its clients
 NEEDED = {"config.json", "model.safetensors", "processor_config.json", "preprocessor_config.json", "README.md"}
@@ -213,7 +215,7 @@ def test_damaged_checkpoints_stay_here(checkpoint, spoil, words):
 
 
 class Repository:
-    """What `obsolete_files` asks of the Hub."""
+    """What `removed_files` asks of the Hub."""
 
     def __init__(self, names: list[str], config: dict):
         self.names, self.config = names, config
@@ -232,14 +234,105 @@ OTHERS += ["pytorch_model_lora.bin", "deep/model.safetensors"]
 OLD = ["model-00001-of-00002.safetensors", "model.safetensors.index.json", "pytorch_model.bin"]
 
 
-def test_what_is_others_stays_in_the_repository():
+def test_what_is_others_stays_in_the_repository(tmp_path):
     code = ["layers.py", "modeling_sam.py"]
     foreign = Repository(OTHERS + OLD, {"auto_map": {"AutoModel": "layers.Mine"}})
     ours = Repository([*OTHERS, *OLD, "modeling_sam.py"], {"auto_map": {"AutoModel": "modeling_sam.SamModel"}})
-    new = ["config.json", "model.safetensors"]
-    assert obsolete_files(foreign, "org/name", None, new, code) == OLD
-    assert obsolete_files(ours, "org/name", None, new, code) == sorted([*OLD, *code])
-    assert obsolete_files(ours, "org/name", None, [*new, *code], code) == OLD
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_text("new")
+    assert removed_files(foreign, "org/name", None, tmp_path, code) == OLD
+    assert removed_files(ours, "org/name", None, tmp_path, code) == sorted([*OLD, *code])
+    for name in code:
+        (tmp_path / name).write_text("new")
+    assert removed_files(ours, "org/name", None, tmp_path, code) == OLD
+
+
+@pytest.fixture
+def here(hub, monkeypatch):
+    """`push_to_hub` and `publish` of this process go to the stand-in."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr("sam_hf.model.pushing.HfApi", partial(HfApi, endpoint=hub.url))
+    monkeypatch.setattr("sam_hf.hub.publishing.HfApi", partial(HfApi, endpoint=hub.url))
+    hub.faults.clear()
+    if hub.server is None:
+        hub.start()
+    return hub
+
+
+def add_files(hub, repo_id: str, ref: str = "main", **files: str) -> None:
+    more = {name.replace("__", "/").replace("_DOT_", "."): content.encode() for name, content in files.items()}
+    hub.commit(repo_id, ref, hub.files(repo_id, ref) | more)
+
+
+def weights_of(content: bytes) -> torch.Tensor:
+    return load(content)["mask_decoder.iou_token.weight"]
+
+
+def test_what_was_saved_is_what_is_pushed(here, plain_checkpoint, tmp_path):
+    model = sam_hf.SamModel.from_pretrained(plain_checkpoint)
+    other = {name: weight + 1 for name, weight in model.state_dict().items()}
+    pushing_it = {"push_to_hub": True, "token": "hf_writer"}
+    model.save_pretrained(tmp_path / "a", state_dict=other, repo_id="org/given", **pushing_it)
+    pushed = here.files("org/given")["model.safetensors"]
+    assert pushed == (tmp_path / "a" / "model.safetensors").read_bytes()
+    assert torch.equal(weights_of(pushed), model.mask_decoder.iou_token.weight + 1)
+    model.save_pretrained(tmp_path / "b", variant="fp16", repo_id="org/given", **pushing_it)
+    files = here.files("org/given")
+    assert "model.fp16.safetensors" in files and files["model.safetensors"] == pushed
+
+
+DERIVED = ["training_DOT_json", "text_calibration_DOT_json", "evaluation_DOT_json", "evaluation_text_DOT_json"]
+DERIVED += ["unused_weights_DOT_safetensors", "onnx__decoder_DOT_onnx", "pytorch_model_DOT_bin"]
+
+
+@pytest.mark.parametrize("way", ["push", "publish"])
+def test_what_was_made_of_other_weights_goes(here, checkpoint, way):
+    model, repo_id = sam_hf.SamModel.from_pretrained(checkpoint), f"org/derived-{way}"
+
+    def send():
+        if way == "push":
+            return model.push_to_hub(repo_id, token="hf_writer")
+        model.save_pretrained(checkpoint)
+        return publish(checkpoint, repo_id, examples=False, token="hf_writer")
+
+    send()
+    kept = {"clip__mine_DOT_txt": "", "notes_DOT_md": "", "examples__point_DOT_png": "", "onnx__mine_DOT_txt": ""}
+    add_files(here, repo_id, **dict.fromkeys(DERIVED, "{}"), **kept)
+    send()  # the same weights: what is said of them holds
+    assert {"training.json", "onnx/decoder.onnx"} <= set(here.files(repo_id))
+    assert "pytorch_model.bin" not in here.files(repo_id)  # the same weights in a file that nobody should read
+    with torch.no_grad():
+        model.mask_decoder.iou_token.weight.add_(1.0)
+    send()
+    left = set(here.files(repo_id))
+    names = {name.replace("__", "/").replace("_DOT_", ".") for name in DERIVED}
+    assert not names & left and {"clip/mine.txt", "notes.md", "examples/point.png", "onnx/mine.txt"} <= left
+
+
+def test_a_push_that_is_to_be_private_is_not_public(here, plain_checkpoint):
+    model = sam_hf.SamModel.from_pretrained(plain_checkpoint)
+    model.push_to_hub("org/open", token="hf_writer")
+    before = here.repos["org/open"]["refs"]["main"]
+    with pytest.raises(ValueError, match="private: 'org/open' exists already and is public"):
+        model.push_to_hub("org/open", private=True, token="hf_writer")
+    assert here.repos["org/open"]["refs"]["main"] == before
+
+
+def test_the_card_is_that_of_the_branch_and_an_empty_form_is_none(here, plain_checkpoint):
+    model, repo_id = sam_hf.SamModel.from_pretrained(plain_checkpoint), "org/cards"
+    HfApi(endpoint=here.url, token="hf_writer").create_repo(repo_id)
+    form = ModelCard.from_template(ModelCardData(tags=["x"]), model_description=pushing.AUTOMATIC)
+    add_files(here, repo_id, README_DOT_md=str(form))
+    model.push_to_hub(repo_id, token="hf_writer", tags="mine")
+    card = ModelCard(here.files(repo_id)["README.md"].decode())
+    assert "More Information Needed" not in card.text and 'from_pretrained("org/cards")' in card.text
+    assert "mine" in card.data.tags
+    here.repos[repo_id]["refs"]["next"] = here.repos[repo_id]["refs"]["main"]
+    add_files(here, repo_id, "next", README_DOT_md="---\nlicense: mit\n---\n# On a branch\n")
+    add_files(here, repo_id, "main", README_DOT_md="# On main\n")
+    model.push_to_hub(repo_id, token="hf_writer", revision="next")
+    assert b"# On a branch" in here.files(repo_id, "next")["README.md"]
 
 
 def test_what_goes_is_said(owner, checkpoint, monkeypatch):
