@@ -2,10 +2,11 @@
  * Masks that are kept: what the person sees is kept, the server's mask takes its place where both agree, and sliders
  * fill holes and drop islands. Answers that come late are put to the object they were asked for, or are let go.
  */
-import { boundingBox, overlap } from "./rle.js";
+import { area, boundingBox, overlap } from "./rle.js";
 import * as state from "./state.js";
 
 const AGREE = 0.99; // IoU of this browser's mask and the server's: they differ by single pixels along the outline
+const FRINGE = 0.4; // of a small mask, whose IoU a few pixels lower, a tenth of the outline of a square of its area may differ
 
 export class Keeper {
   /** @param app see app.js */
@@ -54,7 +55,9 @@ export class Keeper {
     if (!answer) return;
     const { rle } = answer.masks[answer.selected];
     const agree = overlap(kept.rle, rle);
-    if (agree < AGREE) {
+    const both = area(kept.rle) + area(rle);
+    const differing = (both * (1 - agree)) / (1 + agree); // pixels
+    if (agree < AGREE && differing > FRINGE * Math.sqrt(both / 2)) {
       if (!this.object(kept.id)) return;
       const words = `${kept.name} is kept as you saw it; the server's mask differs (IoU ${agree.toFixed(2)}).`;
       return void app.tell(words, null, true);

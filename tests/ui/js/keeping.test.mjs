@@ -100,14 +100,14 @@ test("an answer about one object does not stop another one from being kept", asy
 });
 
 test("the server's mask takes the place of one that it agrees with; another one does not", async () => {
-  for (const [there, shown] of [[16, 16], [8, 16]]) {
+  for (const [there, shown, isTaken] of [[16, 16, true], [15, 16, true], [8, 16, false], [0, 16, false]]) {
     const { app, told, answer } = begin({ call: async () => ({ masks: [{ rle: { ...mask(there), from: "server" } }], selected: 0 }) });
     app.go(state.addStep(app.document, step(1)));
     await answer(shown);
     await app.keep();
     await turn();
-    assert.equal(app.document.objects[0].rle.from, there === shown ? "server" : undefined);
-    assert.equal(told.length, there === shown ? 0 : 1);
+    assert.equal(app.document.objects[0].rle.from, isTaken ? "server" : undefined);
+    assert.equal(told.length, isTaken ? 0 : 1);
   }
 });
 
