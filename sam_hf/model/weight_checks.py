@@ -16,6 +16,7 @@ from torch import nn
 LONGEST_HEADER = 100_000_000  # bytes; safetensors' own limit
 CHECKED_TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 FLOATS = ("F32", "F64", "F16", "BF16")  # the same, as a header says it
+BLOCK = re.compile(r"vision_encoder\.(layers|stages)\.\d+\.(blocks\.\d+\.)?")
 
 
 class Shape(tuple[int, ...]):
@@ -128,12 +129,27 @@ def check_shapes(shapes: dict[str, Shape], model: nn.Module, name: Any) -> None:
             f"the weights of {str(name)!r} do not fit its config.json: {key!r} has the shape {shapes[key]}, the "
             f"configuration says {expected[key]}" + (f"; so with {len(wrong) - 1} more" if wrong[1:] else "")
         )
+    _check_blocks(set(places), shapes, name)
     for key in sorted(set(places) & set(shapes)):
         if places[key].is_floating_point() and shapes[key].number_format not in FLOATS:
             raise ValueError(
                 f"{key!r} of {str(name)!r} is stored as {shapes[key].number_format}: expected floating point, one of "
                 f"{', '.join(FLOATS)} (quantized weights are not read)"
             )
+
+
+def _check_blocks(places: set[str], shapes: dict[str, Shape], name: Any) -> None:
+    """Refuse a vision encoder with whole blocks more than the files have: a layer count is quickly written down.
+
+    Single weights may be missing. An encoder of which nothing is there is another architecture's, or starts afresh.
+    """
+    wanted, found = ({block[0] for key in keys if (block := BLOCK.match(key))} for keys in (places, shapes))
+    absent = sorted(wanted - found, key=lambda block: (len(block), block))
+    if found and absent:
+        raise ValueError(
+            f"the weights of {str(name)!r} do not fit its config.json: no weight of {absent[0].rstrip('.')!r} is "
+            f"there, one of {len(wanted)} blocks that the configuration says; {len(absent)} of them are missing"
+        )
 
 
 def check_some_loaded(model: nn.Module, missing: set[str], unexpected: set[str], name: Any) -> None:

@@ -158,6 +158,10 @@ BAD = {
     "a text part that is a list": (lambda f: _config(f, text_config=["x"]), r"config\.json of .*`text_config` must"),
     "no such activation": (lambda f: _part(f, hidden_act="nope"), r"config\.json of .*hidden_act` .*got 'nope'"),
     "a patch of -4": (lambda f: _part(f, patch_size=-4), r"config\.json of .*patch_size` must not be negative"),
+    "blocks that are not there": (
+        lambda f: _part(f, num_hidden_layers=99),
+        r"no weight of 'vision_encoder\.layers\.2' is there, one of 99 blocks .*; 97 of them are missing",
+    ),
     "no head": (lambda f: _part(f, num_attention_heads=0), "num_attention_heads` must be at least 1; got 0"),
     "an epsilon that is no number": (
         lambda f: _part(f, layer_norm_eps=float("nan")),
@@ -290,6 +294,15 @@ def test_a_missing_text_branch_is_listed_once_and_plainly(plain_checkpoint, text
     (record,) = caplog.records
     assert "has no text branch: 20 weights of it are missing" in record.getMessage()
     assert record.getMessage().count("prompt_encoder.text_projection.weight") == 1
+
+
+def test_blocks_that_are_not_there_take_no_memory(folder, monkeypatch):
+    """They are refused before fresh weights are made for them."""
+    monkeypatch.setattr("sam_hf.model.pretrained_sam.PreTrainedModel._load_pretrained_model", None)
+    _part(folder, num_hidden_layers=99)
+    for load in (SamModel, SamVisionModel):
+        with pytest.raises(ValueError, match="97 of them are missing"):
+            load.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
