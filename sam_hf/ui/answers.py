@@ -19,6 +19,7 @@ import torch
 from sam_hf.ui.checkpoints import NotReady
 from sam_hf.ui.encoding import Busy
 from sam_hf.ui.pictures import PictureGone
+from sam_hf.ui.served_files import DiskFull
 
 logger = logging.getLogger(__name__)
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -30,7 +31,7 @@ PRIVATE = re.compile(r"(^|[\s'\"(=])(/[\w.~-]+){2,}|[A-Za-z]:\\\\?\w|\b0x[0-9a-f
 
 def sentence(error: BaseException) -> str:
     """What to tell whoever asked."""
-    if isinstance(error, PictureGone | NotReady | Busy):
+    if isinstance(error, PictureGone | NotReady | Busy | DiskFull):
         return str(error)
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return NO_MEMORY

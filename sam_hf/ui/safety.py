@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sam_hf.ui.answers import FAILED
 from sam_hf.ui.reading import MAX_BYTES
+from sam_hf.ui.served_files import FULL, has_room
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +104,10 @@ class BodyLimit:
         if length.isdigit() and int(length) > self._most:
             await self._drain(receive)
             await self._refuse(send)
+            return
+        if scope["path"].endswith("/upload") and not has_room(int(length) if length.isdigit() else self._most):
+            await self._drain(receive)
+            await refuse(send, 507, FULL)
             return
         taken, answered = 0, False
 
@@ -187,7 +192,7 @@ class _TooLarge(Exception):
 
 
 async def wrong_call(request: Request, error: Exception) -> JSONResponse:
-    """Answers calls of endpoints, or with arguments, that are not there; Gradio lets them end in an error of the server.
+    """Answers calls of endpoints, or with arguments, that are not there; Gradio makes an error of the server of them.
 
     They are known by where they are raised. Any other error is ours: it is logged.
     """

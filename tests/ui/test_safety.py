@@ -150,6 +150,32 @@ def test_uploads_of_one_are_not_listed_for_another(web, upload, disc):
     assert web.get(f"{FILE}{folder}").status_code in (403, 404)
 
 
+def test_addresses_of_files_do_not_follow_from_what_is_in_them(app_folder):
+    import hashlib
+
+    from sam_hf.ui.served_files import serve
+
+    content = b"a picture that somebody knows"
+    first, second = serve(content, "a.bin"), serve(content, "a.bin")
+    assert first["path"] == second["path"]
+    for size in (16, 20, 32, 64):
+        assert hashlib.blake2b(content, digest_size=size).hexdigest() not in first["path"]
+    assert hashlib.sha256(content).hexdigest() not in first["path"]
+
+
+def test_a_full_disk_is_said_to_be_full_and_frees_itself(web, call, upload, disc, monkeypatch):
+    from sam_hf.ui import served_files
+
+    picture = {"picture": call("embed", image=upload(disc()))["picture"]}
+    monkeypatch.setattr(served_files, "MOST_BYTES", 1000)
+    got = web.post("gradio_api/upload", files={"files": ("a.png", bytes(2000))})
+    assert got.status_code == 507 and "no room" in got.json()["detail"]
+    assert call("export", image=picture, format="npy") == f"error: {served_files.FULL}"
+    assert call("segment", image=picture, points=[[60, 50]])["masks"]  # which needs no file
+    monkeypatch.undo()
+    assert call("export", image=picture, format="npy")["path"] and upload(disc())["path"]
+
+
 # --- sizes and nonsense ---------------------------------------------------------------------------------------------
 
 

@@ -64,6 +64,6 @@ export function fillHelp(dialog, closeIcon) {
   }
   const privacy = document.createElement("p");
   privacy.className = "sam-quiet";
-  privacy.textContent = "Pictures are kept on the server for an hour at most, and only this page knows their address.";
+  privacy.textContent = "The server keeps pictures you open in memory for an hour after their last use, and on its disk, like files you save, for about two hours. Only this page knows their addresses.";
   dialog.replaceChildren(header, about, list, privacy);
 }
