@@ -24,7 +24,7 @@ from sam_hf.hub.upload import removed_files, upload
 from sam_hf.inference.predictor import SamPredictor
 from sam_hf.inference.text.segmenter import SamTextSegmenter, calibration_name
 from sam_hf.inference.text.verdict import Calibration
-from sam_hf.model.checkpoint_checks import check_folder
+from sam_hf.model.checkpoint_checks import check_folder, files_of_weights
 from sam_hf.model.checkpoint_files import (
     CALIBRATION,
     CARD,
@@ -35,6 +35,7 @@ from sam_hf.model.checkpoint_files import (
     PROCESSOR_FILES,
     TRAINING,
     UNUSED_WEIGHTS,
+    VARIANT,
     WEIGHTS,
     WEIGHTS_INDEX,
 )
@@ -188,6 +189,7 @@ def _stage(folder: Path, stage: Path) -> list[str]:
     """Put what goes up into `stage`, without copying weights; returns what stays here."""
     left_out = []
     code = set(_code_names())
+    weights = {file.relative_to(folder).as_posix() for file in files_of_weights(folder)}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if not path.is_file() or name.startswith((".git/", ".cache/")):
@@ -195,9 +197,11 @@ def _stage(folder: Path, stage: Path) -> list[str]:
         if name in code:
             continue  # written anew where needed
         depth = name.count("/")
-        if not any(fnmatchcase(name, pattern) and depth == pattern.count("/") for pattern in PUBLISHED):
+        published = any(fnmatchcase(name, pattern) and depth == pattern.count("/") for pattern in PUBLISHED)
+        if not published or (VARIANT.fullmatch(name) and name not in weights):  # which no reader of these would load
             left_out.append(name)
             continue
+        _check_link(path, folder)
         place = stage / name
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -205,6 +209,17 @@ def _stage(folder: Path, stage: Path) -> list[str]:
         except OSError:  # no right to make links, as on Windows
             shutil.copyfile(path, place)
     return left_out
+
+
+def _check_link(path: Path, folder: Path) -> None:
+    """Refuse a file that lies elsewhere; in the Hub's cache all files are links to their repository's blobs."""
+    place, folder = path.resolve(), folder.resolve()
+    in_cache = folder.parent.name == "snapshots" and place.parent == folder.parent.parent / "blobs"
+    if not (place.is_relative_to(folder) or in_cache):
+        raise ValueError(
+            f"source: {str(path)!r} is a link that leads outside the checkpoint, to {str(place)!r}; what lies there "
+            "was perhaps not meant to be published: put a copy in its place, or remove the link"
+        )
 
 
 def _stage_embedded_clip(predictor: SamPredictor, stage: Path) -> None:

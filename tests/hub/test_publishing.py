@@ -13,6 +13,7 @@ from safetensors.torch import load, load_file, save_file
 import sam_hf
 from sam_hf.hub.publishing import publish
 from sam_hf.hub.upload import removed_files
+from sam_hf.inference.text.segmenter import find_calibration
 from sam_hf.model import pushing
 
 pytestmark = pytest.mark.xdist_group("hub")  # one stand-in, and one run of each of its clients
@@ -167,6 +168,34 @@ def test_the_users_folder_is_not_changed(checkpoint):
     assert {path.name: path.read_bytes() for path in checkpoint.iterdir()} == before
 
 
+def test_what_links_lead_to_elsewhere_stays_there(checkpoint, tmp_path):
+    secret = tmp_path / "secret.json"
+    secret.write_text("{}")
+    (checkpoint / "evaluation.json").symlink_to(secret)
+    with pytest.raises(ValueError, match="evaluation.json.*leads outside"):
+        publish(checkpoint, "org/name", dry_run=True, examples=False)
+    (checkpoint / "evaluation.json").unlink()
+    (checkpoint / "training.json").symlink_to("config.json")  # in the same folder
+    assert "training.json" in publish(checkpoint, "org/name", dry_run=True, examples=False).files
+    cached = tmp_path / "models--org--name" / "snapshots" / "abc"
+    blobs = tmp_path / "models--org--name" / "blobs"
+    for folder in (cached, blobs):
+        folder.mkdir(parents=True)
+    for path in checkpoint.iterdir():
+        path.rename(blobs / f"blob-{path.name}") if not path.is_symlink() else path.unlink()
+    for path in blobs.iterdir():
+        (cached / path.name.removeprefix("blob-")).symlink_to(Path("../../blobs") / path.name)
+    assert NEEDED <= set(publish(cached, "org/name", dry_run=True, examples=False).files)
+
+
+def test_weights_that_nobody_reads_stay_here(checkpoint):
+    for name in ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.fp16.safetensors"):
+        (checkpoint / name).write_bytes((checkpoint / "model.safetensors").read_bytes())
+    done = publish(checkpoint, "org/name", dry_run=True, examples=False)
+    assert [name for name in done.files if name.endswith(".safetensors")] == ["model.safetensors"]
+    assert "model.fp16.safetensors" in done.left_out and "model-00001-of-00002.safetensors" in done.left_out
+
+
 def _truncate(folder: Path):
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
@@ -284,6 +313,25 @@ def test_what_was_saved_is_what_is_pushed(here, plain_checkpoint, tmp_path):
 
 DERIVED = ["training_DOT_json", "text_calibration_DOT_json", "evaluation_DOT_json", "evaluation_text_DOT_json"]
 DERIVED += ["unused_weights_DOT_safetensors", "onnx__decoder_DOT_onnx", "pytorch_model_DOT_bin"]
+
+
+def test_saving_other_weights_puts_aside_what_was_said_of_the_old(checkpoint, caplog):
+    said = ("training.json", "text_calibration.json", "evaluation.json")
+    for name in said:
+        (checkpoint / name).write_text("{}")
+    model = sam_hf.SamModel.from_pretrained(checkpoint)
+    model.save_pretrained(checkpoint)
+    model.save_pretrained(checkpoint, max_shard_size="40KB")
+    assert all((checkpoint / name).exists() for name in said)
+    with torch.no_grad():
+        model.mask_decoder.iou_token.weight.add_(1.0)
+    model.save_pretrained(checkpoint, variant="mine")  # beside the others
+    assert all((checkpoint / name).exists() for name in said)
+    model.save_pretrained(checkpoint)
+    assert not any((checkpoint / name).exists() for name in said)
+    assert all((checkpoint / f"{name}.earlier").exists() for name in said)
+    assert "training.json" not in publish(checkpoint, "org/name", dry_run=True, examples=False).files
+    assert find_calibration(checkpoint) is None
 
 
 @pytest.mark.parametrize("way", ["push", "publish"])
