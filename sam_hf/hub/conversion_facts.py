@@ -24,6 +24,7 @@ PUBLISHED = {
 # What a card takes from the files of a checkpoint itself, and what leads to the checkpoint that was the source.
 OF_ONE_FOLDER = {"model_name", "load_name", "checkpoint_mb", "parameters", "image_size", "encoder"}
 OF_ONE_FOLDER |= {"has_text", "custom_code"}
+OF_LICENCE = {"license", "licences"}  # whoever states nothing else has not said whose weights these are
 
 
 def facts_of(
@@ -40,9 +41,9 @@ def facts_of(
     """
     hashes = {file.name: _sha256(file) for file in files}
     facts = {fact: value for fact, value in known.items() if fact not in OF_ONE_FOLDER}
-    if not facts:
-        facts = {} if has_text else {"kind": "converted"}
+    if set(facts) <= OF_LICENCE:
         base = name if revision is not None else next(map(PUBLISHED.get, hashes.values()), None)
+        facts |= {} if has_text else {"kind": "converted"}
         facts |= {} if base is None else {"base_model": base}
     origin = {"source": name} | ({} if revision is None else {"revision": revision}) | {"sha256": hashes}
     return {ORIGIN: origin} | facts  # the first conversion's stays, which knows the original

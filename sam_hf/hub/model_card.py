@@ -18,7 +18,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from sam_hf.model.checkpoint_checks import check_folder
+from sam_hf.model.checkpoint_checks import check_folder, files_of_weights
 from sam_hf.model.checkpoint_files import TRAINING, read_json
 from sam_hf.model.checkpoint_names import resolve
 from sam_hf.model.configuration_sam import SamConfig, SamTinyViTConfig
@@ -36,6 +36,33 @@ OURS = "apache-2.0"
 # Bases whose authors have put the weights under Apache 2.0; of a conversion of them that still holds.
 APACHE_BASES = re.compile(r"facebook/sam-vit-(base|large|huge)|MobileSAM")
 ARCHITECTURES = {768: "ViT-B", 1024: "ViT-L", 1280: "ViT-H"}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _are_texts(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
+
+
+# What is expected of a fact -> the facts, and whether a value is that.
+FACTS = {
+    "text": (
+        "kind model_name load_name base_model base_model_relation license licence_file clip encoder training_data "
+        "training_command training_hardware recipe preset mixed_precision photo_observations text_table",
+        lambda value: isinstance(value, str),
+    ),
+    "text or a number": ("energy", lambda value: isinstance(value, str) or _is_number(value)),
+    "a number": (
+        "parameters image_size checkpoint_mb cpu_hours gpu_hours training_steps training_minutes pictures_seen "
+        "processes",
+        _is_number,
+    ),
+    "true or false": ("has_text custom_code", lambda value: isinstance(value, bool)),
+    "a list of texts": ("datasets learned_parts frozen", _are_texts),
+    "texts by name": ("licences", lambda value: isinstance(value, dict) and _are_texts(list(value.values()))),
+}
 
 
 def find_template() -> Path:
@@ -67,7 +94,7 @@ def describe_checkpoint(folder: Any) -> dict[str, Any]:
     folder = Path(resolve(folder)).expanduser()
     check_folder(folder)
     config = SamConfig.from_pretrained(folder)
-    files = sorted(folder.glob("model*.safetensors"))
+    files = files_of_weights(folder)
     vision = config.vision_config
     encoder = "TinyViT" if isinstance(vision, SamTinyViTConfig) else ARCHITECTURES.get(vision.hidden_size, "ViT")
     facts = {
@@ -83,7 +110,21 @@ def describe_checkpoint(folder: Any) -> dict[str, Any]:
     if licence is not None:
         facts["licence_file"] = licence.name
     training = folder / TRAINING
-    return facts | (read_json(training) if training.exists() else {})
+    return facts | (_stated_in(training) if training.exists() else {})
+
+
+def _stated_in(training: Path) -> dict[str, Any]:
+    """What a training says of itself, each fact of the type that the template takes.
+
+    Raises:
+        ValueError: Naming the file and the fact.
+    """
+    stated = read_json(training)
+    for expected, (names, fits) in FACTS.items():
+        wrong = next((name for name in names.split() if stated.get(name) is not None and not fits(stated[name])), None)
+        if wrong is not None:
+            raise ValueError(f"{wrong!r} in {str(training)!r}: expected {expected}, got {stated[wrong]!r}")
+    return stated
 
 
 def card_for(folder: Any, template: Any = None, **facts: Any) -> str:

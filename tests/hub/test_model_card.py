@@ -10,6 +10,7 @@ from huggingface_hub.repocard import metadata_load
 
 from sam_hf.evaluation import report
 from sam_hf.evaluation.text_report import format_text_results
+from sam_hf.hub.conversion_facts import facts_of
 from sam_hf.hub.model_card import card_for, describe_checkpoint, fill_card, find_template
 from sam_hf.model.checkpoint_names import EMBEDDED_FOLDER
 
@@ -170,3 +171,41 @@ def test_the_command_writes_a_card(plain_checkpoint, tmp_path):
     assert report.main(["--checkpoint", str(plain_checkpoint), "--facts", str(facts), "--output", str(output)]) == 0
     assert ModelCard.load(output).data.base_model == "facebook/sam-vit-base"
     assert find_template().name == "model_card.md"
+
+
+@pytest.mark.parametrize(
+    ("fact", "value", "expected"),
+    [
+        ("base_model", 5, "text"),
+        ("learned_parts", 5, "a list of texts"),
+        ("training_steps", "1000", "a number"),
+        ("cpu_hours", float("nan"), "a number"),
+        ("licences", [1], "texts by name"),
+        ("datasets", "abc", "a list of texts"),
+        ("has_text", "no", "true or false"),
+    ],
+)
+def test_a_fact_of_another_type_is_named_with_its_file(plain_checkpoint, tmp_path, fact, value, expected):
+    folder = Path(shutil.copytree(plain_checkpoint, tmp_path / "checkpoint"))
+    (folder / "training.json").write_text(json.dumps({fact: value}))
+    with pytest.raises(ValueError, match=rf"'{fact}' in '.*training.json': expected {expected}, got"):
+        card_for(folder)
+
+
+def test_a_synthetic_one_of_somebody_says_what_is_so_of_it(tmp_path):
+    facts = SIZES | {"kind": "synthetic", "model_name": "org/mine"}
+    card = load(fill_card(facts | {"license": "mit", "has_text": False}), tmp_path)
+    body = card.text.split("## Licence")[1]
+    assert card.data.license == "mit" and "Weights: mit." in body and "weights: Apache" not in body
+    assert "text tower" not in card.text and "vocabulary" not in card.text and "text=" not in card.text
+    whole = load(fill_card(facts), tmp_path)
+    assert "Code and weights: Apache-2.0." in whole.text and "text tower included" in whole.text
+    assert "by this project" not in load(fill_card(TEXT), tmp_path).text
+
+
+def test_a_licence_alone_is_no_training(tmp_path):
+    stated = {"license": "mit"}
+    facts = facts_of("facebook/sam-vit-base", "a" * 40, [], stated, has_text=False)
+    assert (facts["kind"], facts["base_model"], facts["license"]) == ("converted", "facebook/sam-vit-base", "mit")
+    assert stated == {"license": "mit"}
+    assert "kind" not in facts_of("a/b", "a" * 40, [], {"license": "mit", "training_steps": 3}, has_text=False)
