@@ -33,6 +33,7 @@ UNREACHABLE = tuple(
 SAM_TYPES = ("sam", "sam_hf")
 PARTS = ("vision_config", "prompt_encoder_config", "mask_decoder_config", "text_config")
 LARGEST_SIDE = 1 << 14  # pixels of a model's input; in float32 a picture of it is 3 GB
+LAYERS, MOST_LAYERS = ("num_hidden_layers", "depths", "layers", "iou_head_depth"), 1000  # ViT-H has 32
 COUNTS = frozenset(
     """attention_downsample_rate embed_dims hidden_size image_size num_attention_heads num_channels num_pos_feats
     output_channels patch_size strides""".split()
@@ -228,6 +229,8 @@ def check_values(part: PreTrainedConfig) -> None:
                 raise ValueError(f"{name} must be finite; got {value!r}")
             if number < 0:
                 raise ValueError(f"{name} must not be negative; got {value!r}")
+            if number > MOST_LAYERS and field in LAYERS:
+                raise ValueError(f"{name} must be at most {MOST_LAYERS}; got {value!r}")
             if number < 1 and field in COUNTS:
                 raise ValueError(f"{name} must be at least 1; got {value!r}")
 

@@ -37,7 +37,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise OSError(f"{str(path)!r} must be a file")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin a file with a mark
     except (ValueError, RecursionError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise ValueError(f"{str(path)!r} is not JSON: {' '.join(lines[:2]) or type(error).__name__}") from error

@@ -162,6 +162,7 @@ BAD = {
         lambda f: _part(f, num_hidden_layers=99),
         r"no weight of 'vision_encoder\.layers\.2' is there, one of 99 blocks .*; 97 of them are missing",
     ),
+    "layers without end": (lambda f: _part(f, num_hidden_layers=10**9), "num_hidden_layers` must be at most 1000"),
     "no head": (lambda f: _part(f, num_attention_heads=0), "num_attention_heads` must be at least 1; got 0"),
     "an epsilon that is no number": (
         lambda f: _part(f, layer_norm_eps=float("nan")),
@@ -431,6 +432,12 @@ def test_a_tower_of_the_allowed_options_is_kept():
     for refused in ({"hf_tokenizer_name": "evil/repo"}, {"hf_model_pretrained": True}, {"width": 9}):
         with pytest.raises(ValueError, match="not fetched"):
             SamTextConfig(tower=tower | refused)
+
+
+def test_a_byte_order_mark_is_no_damage(folder):
+    path = folder / "config.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert SamModel.from_pretrained(folder).config.vision_config.num_hidden_layers == 2
 
 
 def test_a_home_folder_is_found(folder, monkeypatch):

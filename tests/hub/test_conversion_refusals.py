@@ -196,6 +196,13 @@ def test_a_configuration_of_nonsense(model, config, tmp_path):
     assert next(iter(config)) in refused("folder")
 
 
+def test_a_byte_order_mark_is_no_damage(model, tmp_path):
+    model.save_pretrained("folder")
+    path = tmp_path / "folder/config.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert convert("folder", "target").layout == "transformers"
+
+
 def test_names_that_lead_nowhere():
     assert "no file or folder" in refused("absent.pth")
     assert "no file or folder" in refused("./absent")
