@@ -1,12 +1,14 @@
 """Saving that leaves no half a checkpoint: files are written aside, and put into place when all of them are there.
 
-A full disk, a missing permission or a kill while the weights are written leaves the earlier files as they were.
+A full disk, a missing permission or a kill while the weights are written leaves the earlier files as they were. What
+is new is on the disk before it takes a place, so that a power cut leaves no empty file either.
 """
 
 import errno
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -19,6 +21,7 @@ from .checkpoint_files import VARIANT
 
 PART = ".sam_hf-saving-"
 REPLACED = "replaced"
+PERMISSIONS = ".sam_hf-permissions"
 STALE = 3600.0  # seconds after which what a killed save has left is nobody's any more
 
 
@@ -45,6 +48,7 @@ def saved_whole(folder: str | os.PathLike) -> Iterator[str]:
         _remove_stale(target)
         part = Path(tempfile.mkdtemp(prefix=PART, dir=target))  # inside: a rename stays on one file system
         yield str(part)
+        _settle(part)
         _put_into_place(part, target)
     except SafetensorError as error:  # how safetensors says that the disk is full
         number = re.search(r"os error (\d+)", str(error))
@@ -78,6 +82,7 @@ def replaced_whole(folder: str | os.PathLike) -> Iterator[Path]:
     try:
         partial.mkdir()
         yield partial
+        _settle(partial)
         if folder.exists():
             folder.rename(earlier)
         try:
@@ -86,6 +91,7 @@ def replaced_whole(folder: str | os.PathLike) -> Iterator[Path]:
             if earlier.exists():
                 earlier.rename(folder)
             raise
+        _flush(folder.parent)
     finally:
         if folder.exists() or not earlier.exists():  # otherwise it holds all that there is
             shutil.rmtree(aside, ignore_errors=True)
@@ -136,10 +142,40 @@ def _put_into_place(part: Path, target: Path) -> None:
             new.append(name)
         for name in obsolete:
             (target / name).unlink(missing_ok=True)
+        _flush(target)
     except BaseException as error:
         _put_back(earlier, target, kept, new, error)
         raise
     shutil.rmtree(earlier, ignore_errors=True)
+
+
+def _settle(folder: Path) -> None:
+    """Have all files of a folder on the disk, with the permissions of a new file: safetensors' are their owner's."""
+    probe = folder / PERMISSIONS
+    probe.touch()
+    permissions = stat.S_IMODE(probe.stat().st_mode)  # asking for the umask is changing it, for all threads
+    probe.unlink()
+    for file in folder.rglob("*"):
+        if file.is_file() and not file.is_symlink():
+            file.chmod(permissions)
+            _flush(file)
+
+
+def _flush(place: Path) -> None:
+    """Have a file's content, or a folder's names, on the disk; Windows has no such thing for folders."""
+    try:
+        opened = os.open(place, os.O_RDONLY)
+    except OSError:
+        if place.is_dir():
+            return
+        raise
+    try:
+        os.fsync(opened)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):  # a file system that knows no such thing
+            raise
+    finally:
+        os.close(opened)
 
 
 def _keep(source: Path, place: Path) -> None:

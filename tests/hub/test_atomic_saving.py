@@ -265,6 +265,61 @@ def test_others_folders_and_links_stay(tmp_path):
     assert (tmp_path / "checkpoint.partial" / "mine").exists() and (tmp_path / ".checkpoint.earlier" / "mine").exists()
 
 
+@pytest.mark.parametrize("save", [saved_whole, replaced_whole])
+def test_files_are_on_the_disk_before_they_take_a_place(save, tmp_path, monkeypatch):
+    folder, done = tmp_path / "folder", []
+    opened, replace, rename, fsync = os.open, os.replace, Path.rename, os.fsync
+    open_files = {}
+
+    def open_(path, *args, **kwargs):
+        descriptor = opened(path, *args, **kwargs)
+        open_files[descriptor] = Path(path).name
+        return descriptor
+
+    monkeypatch.setattr(os, "open", open_)
+    monkeypatch.setattr(os, "fsync", lambda number: (done.append(("disk", open_files[number])), fsync(number)))
+    monkeypatch.setattr(os, "replace", lambda *a: (done.append(("place", Path(a[1]).name)), replace(*a)))
+    monkeypatch.setattr(Path, "rename", lambda *a: (done.append(("place", Path(a[1]).name)), rename(*a))[1])
+    with save(folder) as part:
+        for name in ("config.json", "model.safetensors"):
+            (Path(part) / name).write_text(name)
+    places = [step for step, (what, _) in enumerate(done) if what == "place"]
+    assert places and {name for what, name in done[: places[0]]} == {"config.json", "model.safetensors"}
+    assert done[places[-1] + 1 :] == [("disk", "folder" if save is saved_whole else tmp_path.name)]
+
+
+def test_a_disk_that_breaks_at_the_end(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text("old")
+
+    def breaks(number):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", breaks)
+    with pytest.raises(OSError, match="untouched"), saved_whole(tmp_path) as part:
+        (Path(part) / "config.json").write_text("new")
+    assert _contents(tmp_path) == {"config.json": b"old"}
+    monkeypatch.setattr(os, "fsync", lambda number: (_ for _ in ()).throw(OSError(errno.EINVAL, "Invalid argument")))
+    with saved_whole(tmp_path) as part:  # a file system that knows no such thing
+        (Path(part) / "config.json").write_text("new")
+    assert _contents(tmp_path) == {"config.json": b"new"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+@pytest.mark.parametrize("umask", [0o022, 0o027])
+def test_others_may_read_what_the_user_lets_them_read(umask, model, tmp_path):
+    before = os.umask(umask)
+    try:
+        model.save_pretrained(tmp_path / "saved")
+        with replaced_whole(tmp_path / "replaced") as part:
+            model.save_pretrained(part)
+    finally:
+        os.umask(before)
+    for folder in ("saved", "replaced"):
+        assert (tmp_path / folder / "model.safetensors").exists()
+        modes = {file.stat().st_mode & 0o777 for file in (tmp_path / folder).iterdir()}
+        assert modes == {0o666 & ~umask}
+
+
 @pytest.mark.parametrize("linked", [True, False], ids=["links", "no links"])
 @pytest.mark.parametrize(
     "error", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()], ids=["I/O", "Ctrl-C"]
