@@ -90,6 +90,18 @@ def test_the_same_masks_come_out_again(workplace, capsys):
     assert [one["iou"] for one in json.loads(capsys.readouterr().out)["objects"]] == [1.0, 1.0]
 
 
+def test_phrases_are_read_by_the_embedded_clip_where_the_checkpoint_reads_none(
+    workplace, capsys, monkeypatch, plain_checkpoint
+):
+    monkeypatch.undo()  # the real way to load
+    monkeypatch.chdir(workplace)
+    session = _session(objects=[{"name": "cat", "steps": [{"text": "a cat"}]}])
+    (workplace / "session.json").write_text(json.dumps(session), encoding="utf-8")
+    assert _run("session.json", "photo.png", "--json", "--model", plain_checkpoint, "--device", "cpu") == 0
+    (found,) = json.loads(capsys.readouterr().out)["objects"]
+    assert found["segmentation"]["size"] == list(SIZE)
+
+
 def test_another_file_is_said_and_another_size_is_refused(workplace, capsys):
     session = _session()
     session["image"]["sha256"] = "0" * 64

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 EMBEDDED = "tiny"
+CLIP = "CLIP that reads phrases where the checkpoint does not: ARCHITECTURE/TAG, a folder, or tiny; default: tiny"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -36,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--format", action="append", default=[], help=f"also as {', '.join(EXPORTS)}; repeatable, or with commas")
     add("--model", "--checkpoint", help='"tiny", a Hub id or a folder (default: the session\'s, if that is "tiny")')
     add("--revision", help="branch, tag or commit of a Hub id")
-    add("--clip", help="CLIP that reads phrases where the checkpoint does not: ARCHITECTURE/TAG, a folder, or tiny")
+    add("--clip", default=EMBEDDED, help=CLIP)
     add("--device", help="cpu, cuda, cuda:1, mps; default: the best there is")
     add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="precision of the model")
     add("--overwrite", action="store_true", help="replace earlier results")
@@ -115,7 +116,7 @@ def _load(model: str, options: argparse.Namespace, has_text: bool) -> "tuple[Sam
             predictor = SamPredictor.from_pretrained(model, options.device, options.dtype, revision=options.revision)
         except (OSError, ValueError, RuntimeError, LookupError, ImportError) as error:
             raise ValueError(f"cannot load the model {model!r}: {first_line(error)}") from error
-    if not has_text or options.clip is None:
+    if not has_text or predictor.model.config.text_config is not None:
         return predictor, None
     from sam_hf.inference.text.segmenter import SamTextSegmenter, find_calibration
 
