@@ -3,6 +3,7 @@
 Nobody can make the app load another: a name from a request is looked up, never opened.
 """
 
+import copy
 import logging
 import os
 import threading
@@ -33,12 +34,14 @@ class Checkpoint:
         source: "tiny", a Hub id or a folder.
         predictor: Answers prompts.
         clip: What reads phrases where the checkpoint has no text branch, see `SamTextSegmenter`.
+        on_gpu: On ZeroGPU, a copy that encodes there.
     """
 
     name: str
     source: str
     predictor: SamPredictor
     clip: str | None
+    on_gpu: SamPredictor | None = None
 
     @property
     def has_text(self) -> bool:
@@ -119,9 +122,14 @@ class Checkpoints:
         return set(self._sources.values()) == {EMBEDDED_NAME}
 
     def start(self) -> "Checkpoints":
-        """Begins to load in the background; again and again does no harm."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._load_all, name="sam_hf-loading", daemon=True)
+        """Begins to load in the background; again and again does no harm. On ZeroGPU it ends first: what lies on the
+        GPU when the app starts is there at once in each call, what comes later is copied in each."""
+        if self._thread is None and on_zero_gpu():
+            self._load_all()
+            self._thread = threading.Thread(target=self._export_all, name="sam_hf-exporting", daemon=True)
+            self._thread.start()
+        elif self._thread is None:
+            self._thread = threading.Thread(target=self._load_and_export, name="sam_hf-loading", daemon=True)
             self._thread.start()
         return self
 
@@ -172,15 +180,22 @@ class Checkpoints:
         state = "failed" if name in self._failed else "loading"
         return {"name": name, "title": name, **unknown, "parameters": None, "state": state}
 
+    def _load_and_export(self) -> None:
+        self._load_all()
+        self._export_all()
+
     def _load_all(self) -> None:
         for name, source in self._sources.items():
             try:
                 predictor = SamPredictor.from_pretrained(source, self.device, self.dtype, self.store)
-                self._loaded[name] = Checkpoint(name, source, predictor, self._clip)
+                on_gpu = _copy_on_gpu(predictor) if on_zero_gpu() else None
+                self._loaded[name] = Checkpoint(name, source, predictor, self._clip, on_gpu)
             except Exception as error:  # whatever it is, the other checkpoints are to be loaded
                 logger.error("cannot load the checkpoint %s: %s", source, error)
                 self._failed[name] = str(error)
             self._events[name].set()
+
+    def _export_all(self) -> None:
         for name in self._loaded:
             try:
                 self.decoder(name)
@@ -191,6 +206,13 @@ class Checkpoints:
 def on_zero_gpu() -> bool:
     """Whether this is a Space that gets a GPU for the length of a call."""
     return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "true", "t")
+
+
+def _copy_on_gpu(predictor: SamPredictor) -> SamPredictor | None:
+    """None where the package `spaces` has not put its stand-in in CUDA's place."""
+    if not torch.cuda.is_available():
+        return None
+    return SamPredictor(copy.deepcopy(predictor.model).to("cuda"), predictor.processor)
 
 
 def choose_device(device: str | None) -> torch.device:

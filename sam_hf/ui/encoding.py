@@ -80,7 +80,7 @@ class Encoder:
         return predictor.store.get_or_encode(key, encode)
 
     def _encode_on_cuda(self, name: str, picture: Any) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
-        known = self._checkpoints.get(name).predictor
-        predictor = SamPredictor(known.model.to("cuda"), known.processor)  # of this process alone
+        known = self._checkpoints.get(name)
+        predictor = known.on_gpu or SamPredictor(known.predictor.model.to("cuda"), known.predictor.processor)
         embedding = predictor.encode(picture)
         return embedding.tensor.float().cpu().numpy(), embedding.original_size, embedding.input_size

@@ -129,3 +129,20 @@ def test_on_zero_gpu_models_stay_on_the_cpu_and_encoding_asks_for_the_gpu(monkey
     assert len(asked) == 1 and first is second  # found again
     answer = tiny.predictor.decode(first, points=[[60, 50]])
     assert answer.masks.shape == (3, 120, 160)
+
+
+def test_on_zero_gpu_a_copy_lies_on_the_gpu_before_the_app_starts(monkeypatch, tmp_path):
+    import torch
+
+    from sam_hf.model.modeling_sam import SamModel
+    from sam_hf.ui import checkpoints as module
+
+    moved = []
+    monkeypatch.setenv("SPACES_ZERO_GPU", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # as the package `spaces` has it
+    monkeypatch.setattr(SamModel, "to", lambda self, *where, **how: moved.append(where) or self)
+    monkeypatch.setattr(module.Checkpoints, "_export_all", lambda self: None)
+    started = module.Checkpoints(["tiny"], device="cpu").start()
+    assert started.describe()[0]["state"] == "ready" and ("cuda",) in moved
+    found = started.get("tiny", timeout=0)
+    assert found.on_gpu is not None and found.on_gpu.model is not found.predictor.model
