@@ -10,18 +10,25 @@ import re
 import shutil
 import stat
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from .checkpoint_files import VARIANT
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 PART = ".sam_hf-saving-"
 REPLACED = "replaced"
 PERMISSIONS = ".sam_hf-permissions"
+_THREADS = threading.Lock()
 STALE = 3600.0  # seconds after which what a killed save has left is nobody's any more
 
 
@@ -49,7 +56,8 @@ def saved_whole(folder: str | os.PathLike) -> Iterator[str]:
         part = Path(tempfile.mkdtemp(prefix=PART, dir=target))  # inside: a rename stays on one file system
         yield str(part)
         _settle(part)
-        _put_into_place(part, target)
+        with _alone(target):
+            _put_into_place(part, target)
     except SafetensorError as error:  # how safetensors says that the disk is full
         number = re.search(r"os error (\d+)", str(error))
         if number is None:
@@ -83,18 +91,34 @@ def replaced_whole(folder: str | os.PathLike) -> Iterator[Path]:
         partial.mkdir()
         yield partial
         _settle(partial)
-        if folder.exists():
-            folder.rename(earlier)
-        try:
-            partial.rename(folder)
-        except OSError:
-            if earlier.exists():
-                earlier.rename(folder)
-            raise
-        _flush(folder.parent)
+        with _alone(folder.parent):
+            if folder.exists():
+                folder.rename(earlier)
+            try:
+                partial.rename(folder)
+            except OSError:
+                if earlier.exists():
+                    earlier.rename(folder)
+                raise
+            _flush(folder.parent)
     finally:
         if folder.exists() or not earlier.exists():  # otherwise it holds all that there is
             shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One after the other: threads of this process, and where the system can lock a folder, other processes too.
+
+    The lock is on the folder itself: no file of it stays behind, and a kill frees it.
+    """
+    with _THREADS, ExitStack() as opened:
+        if fcntl is not None:
+            with suppress(OSError):  # a network's file system that has no locks
+                number = os.open(folder, os.O_RDONLY)
+                opened.callback(os.close, number)
+                fcntl.flock(number, fcntl.LOCK_EX)
+        yield
 
 
 def _refused(number: int, reason: str | None, folder: str | os.PathLike) -> OSError:
@@ -113,7 +137,10 @@ def _remove_stale(target: Path) -> None:
 
 
 def _put_into_place(part: Path, target: Path) -> None:
-    """Rename every file; weights after everything else, and the index that says which files they are last."""
+    """Rename every file; weights after everything else, and the index that says which files they are last.
+
+    The caller holds `_alone`: the files of two that save at the same time would be a mixture.
+    """
     names = [path.relative_to(part) for path in part.rglob("*") if path.is_file()]
     names.sort(key=lambda name: (".safetensors" in name.name, ".index." in name.name, str(name)))
     blocked = next((name for name in names if (target / name).is_dir()), None)

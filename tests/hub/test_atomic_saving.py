@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -318,6 +320,54 @@ def test_others_may_read_what_the_user_lets_them_read(umask, model, tmp_path):
         assert (tmp_path / folder / "model.safetensors").exists()
         modes = {file.stat().st_mode & 0o777 for file in (tmp_path / folder).iterdir()}
         assert modes == {0o666 & ~umask}
+
+
+@pytest.mark.parametrize("turn", range(3))
+def test_two_that_save_at_the_same_time_are_one_after_the_other(turn, tmp_path, monkeypatch):
+    """Shards of the same names, of two models: they are one's or the other's."""
+    names = ["config.json", *(f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3))]
+    names.append("model.safetensors.index.json")
+    ready, real = threading.Barrier(3), os.replace
+
+    def slowly(*args):
+        time.sleep(0.002)
+        real(*args)
+
+    monkeypatch.setattr(os, "replace", slowly)
+
+    def save(content):
+        with saved_whole(tmp_path) as part:
+            for name in names:
+                (Path(part) / name).write_bytes(content)
+            ready.wait()
+
+    with ThreadPoolExecutor(3) as savers:
+        list(savers.map(save, [b"one", b"two", b"three"]))
+    assert sorted(_contents(tmp_path)) == names and len(set(_contents(tmp_path).values())) == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows locks no folders")
+@pytest.mark.parametrize("save", [saved_whole, replaced_whole])
+def test_it_waits_for_another_process(save, tmp_path):
+    """A lock belongs to whoever has opened the folder, be it in this process or another."""
+    import fcntl
+
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    other = os.open(folder if save is saved_whole else tmp_path, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+
+    def write():
+        with save(folder) as part:
+            (Path(part) / "config.json").write_text("new")
+
+    with ThreadPoolExecutor(1) as saver:
+        writing = saver.submit(write)
+        time.sleep(0.2)
+        assert not writing.done() and not (folder / "config.json").exists()
+        os.close(other)
+        writing.result(10)
+    assert _contents(folder) == {"config.json": b"new"}
 
 
 @pytest.mark.parametrize("linked", [True, False], ids=["links", "no links"])
