@@ -4,6 +4,8 @@ python examples/convert.py [convert.png]
 """
 
 import sys
+import tempfile
+from pathlib import Path
 
 from PIL import Image
 
@@ -13,15 +15,16 @@ from sam_hf.hub.example_pictures import draw_scene
 from sam_hf.masks.drawing import overlay
 
 # Or "sam_vit_b_01ec64.pth" -> "sam-vit-b", "mobile_sam.pt" -> "mobile-sam", "facebook/sam-vit-base" -> "sam_b.pth".
-for source, target in (("tiny", "tiny.pth"), ("tiny.pth", "tiny-plain")):
-    done = convert(source, target, drop_text=source == "tiny", overwrite=True)  # Meta's layout has no place for text
+folder = Path(tempfile.mkdtemp(prefix="converted-", dir="."))  # a new one: nothing of yours is overwritten
+for source, target in (("tiny", folder / "tiny.pth"), (folder / "tiny.pth", folder / "tiny-plain")):
+    done = convert(source, target, drop_text=source == "tiny")  # Meta's layout has no place for text
     print(f"{source}: {done.variant} -> {done.target}, {done.layout} layout")
     for note in done.notes:  # what a user should know
         print("  note:", note)
 
 image = draw_scene()
 answers = []
-for name in ("tiny", "tiny-plain"):
+for name in ("tiny", folder / "tiny-plain"):
     predictor = SamPredictor.from_pretrained(name)
     predictor.set_image(image)
     answers.append(predictor.predict(point_coords=[[150, 150]], point_labels=[1]))

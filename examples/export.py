@@ -4,6 +4,7 @@ python examples/export.py [export.png]
 """
 
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,8 @@ from sam_hf.hub.onnx_export import export_onnx
 from sam_hf.masks.drawing import overlay
 
 # All parts without the list; dtypes=["float16", "int8"] makes smaller files (docs/export.md).
-files = export_onnx(
-    SamModel.from_pretrained("tiny"), "onnx", ["decoder_per_image", "decoder_per_click"], overwrite=True
-)
+folder = tempfile.mkdtemp(prefix="exported-", dir=".")  # a new one: nothing of yours is overwritten
+files = export_onnx(SamModel.from_pretrained("tiny"), folder, ["decoder_per_image", "decoder_per_click"])
 for file in files:
     print(f"{file}: {Path(file).stat().st_size / 2**20:.1f} MiB")
 

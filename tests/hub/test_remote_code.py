@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import transformers
 
 import sam_hf
 from sam_hf.model import remote_code, text_encoder
@@ -70,6 +71,13 @@ def test_the_stock_class_on_a_text_checkpoint_is_loud(stranger_without_open_clip
     answer = stranger_without_open_clip["stock_class_on_text"]
     assert answer["kind"] == "transformers SamModel"
     assert "sam_hf" in answer["said"] and "text_projection" in answer["said"]
+
+
+def test_the_stock_processor_knows_no_text(text_checkpoint, caplog):
+    processor = transformers.SamProcessor.from_pretrained(text_checkpoint)
+    assert type(processor) is transformers.SamProcessor and not isinstance(processor, sam_hf.SamProcessor)
+    assert not hasattr(processor, "text_config") and not caplog.records
+    assert sam_hf.SamProcessor.from_pretrained(text_checkpoint).text_config is not None
 
 
 def test_the_tower_without_open_clip_has_the_same_weights(monkeypatch, text_checkpoint):
