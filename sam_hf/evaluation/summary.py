@@ -4,30 +4,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ..hub.result_tables import ROWS
 from ..inference.text.verdict import KEEP_PRESENT
 from .scores import clustered_mean, rejection
 
 __all__ = ["COLUMNS", "GROUPS", "ROWS", "summarise"]
 
-# Key in the result -> what the table calls it. The order is the table's.
-ROWS = {
-    "click_1": "1 click, best predicted of 3",
-    "click_1_oracle": "1 click, oracle of 3",
-    "felzenszwalb_click_1": "  Felzenszwalb, same click",
-    "click_3": "3 clicks",
-    "click_5": "5 clicks",
-    "box": "box",
-    "box_of_three": "box, best predicted of 3",
-    "box_oracle": "box, oracle of 3",
-    "grabcut_box": "  OpenCV GrabCut, same box",
-    "rough_mask": "rough mask, refined",
-    "rough_mask_of_three": "rough mask, refined, best predicted of 3",
-    "rough_mask_before": "  the rough mask itself",
-    "phrase": "phrase, best predicted of 3",
-    "phrase_oracle": "phrase, oracle of 3",
-    "phrase_click": "phrase + 1 click",
-    "phrase_click_of_three": "phrase + 1 click, best predicted of 3",
-}
 GROUPS: dict[str, Callable[[dict], bool]] = {
     "all": lambda record: True,
     "whole": lambda record: record["kind"] != "part",

@@ -12,12 +12,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..hub.text_result_tables import format_text_results
 from ..inference.text.segmenter import AMOUNTS, GROUNDINGS, SamTextSegmenter, calibration_name
 from ..inference.text.verdict import KEEP_PRESENT, Calibration
 from .provenance import portable_name
 from .report import write_report
 from .text_data import DATA, INSTANCES, Pictures, open_pictures
-from .text_report import format_text_results
 from .text_to_mask import Contender, evaluate_text
 from .text_variants import (
     ABLATIONS,

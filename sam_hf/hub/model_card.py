@@ -18,15 +18,16 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from sam_hf.hub.result_tables import NOT_MEASURED, format_absent, format_table, model_index, read_report
+from sam_hf.hub.text_result_tables import format_text_results
 from sam_hf.model.checkpoint_checks import check_folder, files_of_weights
-from sam_hf.model.checkpoint_files import TRAINING, read_json
+from sam_hf.model.checkpoint_files import EVALUATIONS, TRAINING, read_json
 from sam_hf.model.checkpoint_names import resolve
 from sam_hf.model.configuration_sam import SamConfig, SamTinyViTConfig
 from sam_hf.model.weight_checks import check_weight_files
 
 __all__ = ["KINDS", "NOT_MEASURED", "card_for", "describe_checkpoint", "fill_card", "find_template"]
 
-NOT_MEASURED = "not measured"
 KINDS = ("synthetic", "text", "converted")
 RELATIONS = ("finetune", "adapter", "merge", "quantized")  # the Hub's
 HEAD = re.compile(r"\A---\r?\n(.*?)\r?\n---\r?\n", re.DOTALL)
@@ -128,7 +129,7 @@ def _stated_in(training: Path) -> dict[str, Any]:
 
 
 def card_for(folder: Any, template: Any = None, **facts: Any) -> str:
-    """The card of a checkpoint for which there is no evaluation; `python -m sam_hf.evaluation.report` makes others.
+    """The card of a checkpoint, with what `evaluation.json` and `evaluation_text.json` beside its weights hold.
 
     Args:
         folder: A checkpoint's.
@@ -137,9 +138,29 @@ def card_for(folder: Any, template: Any = None, **facts: Any) -> str:
 
     Raises:
         OSError: There is no such checkpoint, or no template.
-        ValueError: See `fill_card`.
+        ValueError: An evaluation is none; or see `fill_card`.
     """
-    return fill_card(describe_checkpoint(folder) | facts, template=template)
+    measured = _measured_beside(Path(resolve(folder)).expanduser())
+    known = describe_checkpoint(folder) | {"text_table": measured.pop("text_table", None)} | facts
+    return fill_card(known, template=template, **measured)
+
+
+def _measured_beside(folder: Path) -> dict[str, Any]:
+    """What `fill_card` takes from the evaluations in a folder, and `text_table`; {} without them."""
+    measured: dict[str, Any] = {}
+    for name in EVALUATIONS:
+        if not (folder / name).exists():
+            continue
+        try:
+            results = read_report(folder / name)
+            if name == EVALUATIONS[1]:
+                measured["text_table"] = format_text_results(results)
+                continue
+            printed = {"table": format_table(results, notes=False), "absent": format_absent(results)}
+            measured |= {"results": results, "eval_results": model_index(results), **printed}
+        except (LookupError, TypeError, AttributeError) as error:
+            raise ValueError(f"{str(folder / name)!r} holds no results of an evaluation: {error!r}") from error
+    return measured
 
 
 def fill_card(

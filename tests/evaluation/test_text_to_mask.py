@@ -12,7 +12,6 @@ import torch
 from sam_hf.data.text_samples import TextSample
 from sam_hf.evaluation import text_command
 from sam_hf.evaluation.text_data import open_pictures
-from sam_hf.evaluation.text_report import format_text_results
 from sam_hf.evaluation.text_scores import (
     PhraseRecord,
     PictureTimes,
@@ -23,6 +22,7 @@ from sam_hf.evaluation.text_scores import (
 )
 from sam_hf.evaluation.text_to_mask import Contender, evaluate_text
 from sam_hf.evaluation.text_variants import fit_calibration, read_option, variants
+from sam_hf.hub.text_result_tables import format_text_results
 from sam_hf.inference.text.instances import TextAnswer
 from sam_hf.inference.text.verdict import Calibration
 from sam_hf.training import clip as small_clip

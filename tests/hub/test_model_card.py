@@ -9,9 +9,9 @@ from huggingface_hub import EvalResult, ModelCard
 from huggingface_hub.repocard import metadata_load
 
 from sam_hf.evaluation import report
-from sam_hf.evaluation.text_report import format_text_results
 from sam_hf.hub.conversion_facts import facts_of
 from sam_hf.hub.model_card import card_for, describe_checkpoint, fill_card, find_template
+from sam_hf.hub.text_result_tables import format_text_results
 from sam_hf.model.checkpoint_names import EMBEDDED_FOLDER
 
 SIZES = {"parameters": 93_735_472, "checkpoint_mb": 375.0, "image_size": 1024, "encoder": "ViT-B"}
@@ -209,3 +209,20 @@ def test_a_licence_alone_is_no_training(tmp_path):
     assert (facts["kind"], facts["base_model"], facts["license"]) == ("converted", "facebook/sam-vit-base", "mit")
     assert stated == {"license": "mit"}
     assert "kind" not in facts_of("a/b", "a" * 40, [], {"license": "mit", "training_steps": 3}, has_text=False)
+
+
+def test_what_was_measured_beside_the_weights_is_in_the_card(plain_checkpoint, tmp_path):
+    folder = Path(shutil.copytree(plain_checkpoint, tmp_path / "checkpoint"))
+    for name in ("evaluation.json", "evaluation_text.json"):
+        shutil.copyfile(EMBEDDED_FOLDER / name, folder / name)
+    card = load(card_for(folder), tmp_path)
+    committed = ModelCard.load(EMBEDDED_FOLDER / "README.md")
+    figures = [(entry.metric_name, entry.metric_value) for entry in card.data.eval_results]
+    assert figures == [(entry.metric_name, entry.metric_value) for entry in committed.data.eval_results]
+    assert "No evaluation was made" not in card.text and "Text to mask" in card.text
+    (folder / "evaluation.json").unlink()
+    card = load(card_for(folder), tmp_path)
+    assert card.data.eval_results is None and "Clicks, boxes and rough masks were not measured" in card.text
+    (folder / "evaluation.json").write_text('{"rows": {"click_1": 5}}')
+    with pytest.raises(ValueError, match="evaluation.json' holds no results of an evaluation"):
+        card_for(folder)

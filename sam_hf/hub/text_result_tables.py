@@ -5,7 +5,7 @@ Contenders are rows, so that groundings, or variants of one, stand side by side.
 
 from collections.abc import Sequence
 
-from .report import NOT_MEASURED, markdown_table
+from sam_hf.hub.result_tables import NOT_MEASURED, markdown_table
 
 __all__ = ["format_text_results"]
 
