@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 pytestmark = pytest.mark.xdist_group("app")
-WAIT = 120_000  # milliseconds; the machine may be busy
 
 
 def test_hovering_shows_a_mask_that_the_server_was_not_asked_for(screen, look):
@@ -240,10 +239,7 @@ def test_what_is_exported_can_be_read(screen, look):
     screen.page.click("[data-part=exports] summary")
     look(screen, "exports")
     for form, read in READERS.items():
-        with screen.page.expect_download(timeout=WAIT) as coming:
-            screen.page.locator(f"[data-export={form}]").last.click()
-        with open(coming.value.path(), "rb") as file:
-            read(file.read())
+        read(screen.download(f"[data-export={form}]"))
 
 
 def test_a_session_is_opened_again(screen):
@@ -251,12 +247,10 @@ def test_a_session_is_opened_again(screen):
     screen.press("c")
     screen.until("app.document.objects.length === 1")
     screen.page.click("[data-part=exports] summary")
-    with screen.page.expect_download(timeout=WAIT) as coming:
-        screen.page.click("[data-export=session]")
-    session = coming.value.path()
+    session = screen.download("[data-export=session]")
     screen.press("Delete")
     screen.page.set_input_files(
-        "[data-part=session-file]", {"name": "s.json", "mimeType": "application/json", "buffer": session.read_bytes()}
+        "[data-part=session-file]", {"name": "s.json", "mimeType": "application/json", "buffer": session}
     )
     screen.until("app.document.objects.length === 1")
     screen.page.set_input_files(

@@ -119,9 +119,7 @@ def test_a_picture_that_the_server_forgot_is_sent_again_and_the_prompts_stay(scr
         for name in list(app.pictures._open):
             app.pictures._drop(name)
     screen.page.click("[data-part=exports] summary")
-    with screen.page.expect_download() as coming:
-        screen.page.click("[data-export=session]")
-    session = json.loads(open(coming.value.path(), "rb").read())
+    session = json.loads(screen.download("[data-export=session]"))
     assert session["objects"][0]["steps"][0]["points"] == steps[0]["points"]
     assert screen.app("app.answers.id") != before
     assert not message(screen).is_visible()
