@@ -49,7 +49,7 @@ def finish() -> None:
 
 
 def control(**asked: Any) -> dict[str, Any]:
-    """Set faults of the stand-in, change its repositories, stop it."""
+    """Set faults of the stand-in, let it forget files, change its repositories, stop it."""
     request = urllib.request.Request(f"{ASKED['hub']}/control", json.dumps(asked).encode(), method="POST")
     with urllib.request.urlopen(request, timeout=10) as answer:
         return json.load(answer)
