@@ -4,19 +4,12 @@ import io
 import json
 import os
 import shutil
+import time
 
 import numpy as np
 import pytest
 
-pytest.importorskip("gradio", reason="needs the extra `app`")
 WAIT = 120_000  # milliseconds; the machine may be busy
-
-
-def pytest_collection_modifyitems(items):
-    """A browser on a busy machine misses a moment now and then: its tests may be tried twice more."""
-    for item in items:
-        if {"screen", "enter"} & set(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.flaky(reruns=2))
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +40,7 @@ def plain_name(checkpoints):
 @pytest.fixture(scope="session")
 def app(checkpoints):
     """The app and its address; the queue takes ten."""
+    pytest.importorskip("gradio", reason="needs the extra `app`")
     from sam_hf.ui.blocks import STATIC_URL, build, page_look
     from sam_hf.ui.safety import launch_options
 
@@ -149,6 +143,34 @@ def overlap():
     return iou
 
 
+@pytest.fixture
+def empty_queue(app):
+    """Waits until nothing is under way."""
+
+    def wait():
+        deadline = time.monotonic() + 60
+        while (len(app._queue) or any(app._queue.active_jobs)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+    return wait
+
+
+@pytest.fixture
+def slow_batches(monkeypatch):
+    """The batches of points that everything mode has asked for; each takes a moment."""
+    from sam_hf.inference.crop_search import CropSearch
+
+    real, asked = CropSearch.ask, []
+
+    def ask(self, start, stop):
+        asked.append(start)
+        time.sleep(0.3)
+        real(self, start, stop)
+
+    monkeypatch.setattr(CropSearch, "ask", ask)
+    return asked
+
+
 class Screen:
     """A page and what a person does to it; places are original pixels."""
 
@@ -216,6 +238,7 @@ class Screen:
         """The bytes of the file that a button writes; where none comes, what the page says instead."""
         from playwright.sync_api import TimeoutError
 
+        self.page.wait_for_timeout(100)  # Chromium drops what is more than ten files a second
         try:
             with self.page.expect_download(timeout=WAIT) as coming:
                 self.page.locator(selector).last.click()

@@ -232,7 +232,6 @@ READERS = {
 }
 
 
-@pytest.mark.slow  # on a busy machine an answer of the server was waited for in vain now and then; not explained yet
 def test_what_is_exported_can_be_read(screen, look):
     screen.click(*screen.thing)
     screen.press("c")
@@ -274,7 +273,6 @@ def test_what_is_no_picture_is_refused_with_a_sentence_and_the_picture_stays(scr
     assert "/" not in message.text_content().replace("PNG/", "")
 
 
-@pytest.mark.slow  # on a busy machine an answer of the server was waited for in vain now and then; not explained yet
 def test_a_newer_picture_wins(screen, disc):
     screen.open(disc(size=(640, 480)), "first.png")
     screen.open(disc(size=(300, 200), x=150, y=100), "second.png")

@@ -5,7 +5,7 @@ import base64
 import numpy as np
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("app")]
+pytestmark = pytest.mark.xdist_group("app")
 
 # A paste or a drop as a browser makes it: files in a DataTransfer.
 CARRIED = """([kind, where, name, mime, content]) => {

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("app")]
+pytestmark = pytest.mark.xdist_group("app")
 
 
 class Line:

@@ -2,7 +2,7 @@
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("app")]
+pytestmark = pytest.mark.xdist_group("app")
 
 
 def keep(screen, x, y, count=1):

@@ -25,6 +25,21 @@ def test_modules(file):
     run_node("--test", f"js/{file}")
 
 
+@pytest.mark.xdist_group("app")
+def test_no_answer_is_lost_when_the_stream_of_the_call_before_closes_late(address):
+    run_node("js/late_close.mjs", address)
+
+
+@pytest.mark.xdist_group("app")
+def test_a_call_that_has_no_number_yet_is_cancelled_on_the_server(
+    address, call, upload, disc, slow_batches, empty_queue
+):
+    picture = call("embed", image=upload(disc()))["picture"]
+    run_node("js/early_cancel.mjs", address, picture)
+    empty_queue()
+    assert len(slow_batches) < 20  # of 64
+
+
 @pytest.mark.parametrize("size", [(1, 1), (5, 8), (61, 40)])
 def test_run_lengths_are_those_of_pycocotools(size, tmp_path):
     from sam_hf.masks import rle

@@ -49,14 +49,14 @@ export class Server {
    */
   async *stream(endpoint, data, { signal, seconds = SECONDS[endpoint] ?? PATIENCE, waiting } = {}) {
     const connection = this.connect();
-    const client = await connection;
+    const client = oneCall(await connection);
     if (signal?.aborted) throw new ServerError("Cancelled.", "cancelled");
     const job = client.submit(endpoint, data);
     let stop;
     const stopped = new Promise((_, reject) => {
       stop = (error) => {
         reject(error);
-        job.cancel().catch(() => {}); // the server is told, whether it hears it or not
+        cancelWhenKnown(job); // the server is told, whether it hears it or not
       };
     });
     stopped.catch(() => {});
@@ -116,6 +116,21 @@ export class Server {
     if (!answer.ok) throw new ServerError("A file of this picture has expired. Open the picture again.", "expired");
     return answer;
   }
+}
+
+/**
+ * A client of the same app for one call. All calls of a client come in one stream, which the server closes after the
+ * last answer that it owes: a call that is made in that moment would wait for ever.
+ */
+function oneCall(client) {
+  const { config, api_prefix, api_info, api_map, options } = client;
+  return Object.assign(new Client(client.app_reference, options), { config, api_prefix, api_info, api_map });
+}
+
+/** Cancels; a call that has no number yet is cancelled as soon as it has one. */
+async function cancelWhenKnown(job, tries = 50) {
+  while (!job.event_id() && --tries) await new Promise((resolve) => setTimeout(resolve, 100));
+  if (job.event_id()) await job.cancel().catch(() => {});
 }
 
 /** The last answer of several. */
