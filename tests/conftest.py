@@ -4,10 +4,35 @@ import os
 
 # Before transformers is imported anywhere: a test that would need the Hub has to fail at once.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:  # threads would only get into the way of the other processes
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
 IMAGE_SIZE = 64
+# Tests of these files share what is costly to begin: a server and a browser, a server, a Hub and its clients.
+TOGETHER = {
+    "browser": "tests/ui/test_browser",
+    "app": "tests/ui/",
+    "hub": (
+        "tests/hub/test_clip_beside",
+        "tests/hub/test_loading",
+        "tests/hub/test_publishing",
+        "tests/hub/test_remote",
+    ),
+}
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """In several processes, a file's tests run in one of them, and so do those of `TOGETHER`; the longest begin."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.split("::")[0]
+            return next((name for name, files in TOGETHER.items() if file.startswith(files)), file)
+
+    return Scheduling(config, log)
 
 
 def _save_checkpoint(folder, text: bool):

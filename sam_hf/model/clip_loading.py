@@ -14,6 +14,7 @@ from torch import nn
 
 from .checkpoint_files import CLIP_CONFIG as CONFIG_NAME
 from .checkpoint_names import EMBEDDED_FOLDER, EMBEDDED_NAME
+from .text_encoder import import_open_clip
 
 EMBEDDED_CLIP = EMBEDDED_FOLDER.parent / "clip"
 A_CLIP = 'a CLIP, such as "ViT-B-16-quickgelu/openai" (any name of open_clip, a folder, or "tiny", the embedded one)'
@@ -90,15 +91,6 @@ def resolve(name: str) -> tuple[str, str | None]:
     if name.startswith(FOLDER) or (name and Path(name).is_dir()):
         return _folder(name.removeprefix(FOLDER)), None
     return _architecture_and_tag(name)
-
-
-def import_open_clip() -> Any:
-    """open_clip, or an ImportError that says what to install."""
-    try:
-        import open_clip
-    except ImportError as error:
-        raise ImportError("CLIP needs open_clip: `pip install open_clip_torch`") from error
-    return open_clip
 
 
 def _folder(folder: str) -> str:

@@ -7,18 +7,12 @@ App. D.5. Never released by Meta. open_clip is imported only when text is used.
 """
 
 import re
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .configuration_sam import SamTextConfig
-
-try:
-    import open_clip
-    from open_clip.model import _build_text_tower
-    from open_clip.tokenizer import SimpleTokenizer
-except ImportError:  # a model without text branch works without it
-    open_clip = None
 
 CLIP_VOCABULARY = 49408
 _BYTES = 512  # the vocabulary's first entries: every byte, and every byte that ends a word
@@ -27,10 +21,13 @@ _SPECIAL = 2  # and its last: start and end of text
 WEIGHTLESS_OPTIONS = {"no_causal_mask", "pad_id", "eos_id", "pool_type", "final_ln_after_pool", "act_kwargs"}
 
 
-def require_open_clip() -> None:
-    """Raise an ImportError that says what to install, if open_clip is absent."""
-    if open_clip is None:
-        raise ImportError("text prompts need open_clip: `pip install open_clip_torch`")
+def import_open_clip() -> Any:
+    """open_clip, or an ImportError that says what to install: a model without text branch works without it."""
+    try:
+        import open_clip
+    except ImportError as error:
+        raise ImportError("text prompts need open_clip: `pip install open_clip_torch`") from error
+    return open_clip
 
 
 class SamTokenizer:
@@ -49,7 +46,7 @@ class SamTokenizer:
     """
 
     def __init__(self, vocab_size: int = CLIP_VOCABULARY, context_length: int = 77):
-        require_open_clip()
+        open_clip = import_open_clip()
         if not _BYTES + _SPECIAL <= vocab_size <= CLIP_VOCABULARY:
             raise ValueError(
                 f"`vocab_size` must lie between {_BYTES + _SPECIAL} and {CLIP_VOCABULARY}; got {vocab_size}"
@@ -59,7 +56,7 @@ class SamTokenizer:
         self.vocab_size = vocab_size
         self.context_length = context_length
         self.start_id, self.end_id = vocab_size - 2, vocab_size - 1
-        self._bpe = SimpleTokenizer(context_length=context_length)
+        self._bpe = open_clip.SimpleTokenizer(context_length=context_length)
         merges = vocab_size - _BYTES - _SPECIAL
         self._bpe.bpe_ranks = {pair: rank for pair, rank in self._bpe.bpe_ranks.items() if rank < merges}
 
@@ -114,11 +111,15 @@ def build_text_tower(config: SamTextConfig) -> nn.Module:
     Raises:
         ImportError: open_clip is not installed, and only open_clip knows what weights such a tower has.
     """
-    if open_clip is None and not set(config.tower or {}) - WEIGHTLESS_OPTIONS:
+    try:
+        open_clip = import_open_clip()
+    except ImportError:
+        if set(config.tower or {}) - WEIGHTLESS_OPTIONS:
+            raise
         return SamTextTowerWeights(config)
-    require_open_clip()
     sizes = {name: getattr(config, name) for name in ("context_length", "vocab_size", "width", "heads", "layers")}
-    return _build_text_tower(config.embed_dim, sizes | (config.tower or {}), quick_gelu=config.quick_gelu)
+    build = open_clip.model._build_text_tower
+    return build(config.embed_dim, sizes | (config.tower or {}), quick_gelu=config.quick_gelu)
 
 
 class SamTextTowerWeights(nn.Module):
@@ -145,5 +146,5 @@ class SamTextTowerWeights(nn.Module):
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """Raise an ImportError: this takes open_clip."""
-        require_open_clip()
+        import_open_clip()
         raise ImportError("open_clip was installed after this model was loaded: load it again to use text")

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from sam_hf.model.clip_loading import FOLDER, import_open_clip, load_clip, loading_error, resolve
+from sam_hf.model.clip_loading import FOLDER, load_clip, loading_error, resolve
 from sam_hf.model.configuration_sam import SamTextConfig
+from sam_hf.model.text_encoder import import_open_clip
 from sam_hf.training.clip import load_means
 
 TEXT_FIELDS = ("context_length", "vocab_size", "width", "heads", "layers")

@@ -14,8 +14,6 @@ from sam_hf.model.clip_beside import clip_beside, has_clip_beside
 from sam_hf.model.clip_loading import EMBEDDED_CLIP
 from sam_hf.model.hub_access import fetched_by
 
-pytestmark = pytest.mark.xdist_group("hub")  # one stand-in, and one run of each of its clients
-
 
 @pytest.fixture(scope="module")
 def client(hub, run_client):

@@ -2,8 +2,6 @@
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("hub")  # one stand-in, and one run of each of its clients
-
 
 def test_every_way_gives_the_same_masks(owner):
     masks = owner["same_masks"]

@@ -16,7 +16,6 @@ from sam_hf.hub.upload import removed_files
 from sam_hf.inference.text.segmenter import find_calibration
 from sam_hf.model import pushing
 
-pytestmark = pytest.mark.xdist_group("hub")  # one stand-in, and one run of each of its clients
 NEEDED = {"config.json", "model.safetensors", "processor_config.json", "preprocessor_config.json", "README.md"}
 PICTURES = {f"examples/{name}" for name in ("scene.png", "point.png", "box.png", "everything.png", "prompts.json")}
 

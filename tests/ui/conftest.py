@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 WAIT = 120_000  # milliseconds; the machine may be busy
+CHROMIUM = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")  # the lightest first
 
 
 @pytest.fixture(scope="session")
@@ -256,12 +257,13 @@ class Screen:
 def browser():
     """Chromium; its camera shows a moving pattern."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright, see the extra `test`")
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    chromium = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if chromium is None:
         pytest.skip("no Chromium on this machine")
     camera = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    flags = ["--no-sandbox", "--disable-gpu", *camera, "--js-flags=--liftoff-only"]  # wasm compiled fast, not well
     with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu", *camera])
+        started = playwright.chromium.launch(executable_path=chromium, args=flags)
         yield started
         started.close()
 

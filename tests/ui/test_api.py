@@ -12,8 +12,6 @@ from PIL import Image
 pytest.importorskip("gradio", reason="needs the extra `app`")
 from sam_hf.masks import rle  # noqa: E402
 
-pytestmark = pytest.mark.xdist_group("app")
-
 
 @pytest.fixture(scope="module")
 def disc_mask():

@@ -12,8 +12,6 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 GUIDE = (ROOT / "docs" / "app.md").read_text(encoding="utf-8")
 
-pytestmark = pytest.mark.xdist_group("app")
-
 
 def example(language, address, folder):
     """The guide's only example in a language, for the app of the tests and a picture in a folder."""

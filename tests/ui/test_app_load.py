@@ -14,8 +14,6 @@ import pytest
 pytest.importorskip("gradio", reason="needs the extra `app`")
 from sam_hf.masks import rle  # noqa: E402
 
-pytestmark = pytest.mark.xdist_group("app")
-
 
 @pytest.fixture
 def held(checkpoints, monkeypatch):

@@ -4,8 +4,6 @@ import re
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("app")
-
 # What is on the screen and takes the focus, in the order of the document.
 TAKES_FOCUS = """[...document.querySelectorAll('.sam button, .sam input, .sam select, .sam summary, .sam [tabindex]')]
     .filter((one) => one.type !== 'file' && !one.disabled && one.tabIndex >= 0

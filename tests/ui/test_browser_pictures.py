@@ -5,8 +5,6 @@ import base64
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.xdist_group("app")
-
 # A paste or a drop as a browser makes it: files in a DataTransfer.
 CARRIED = """([kind, where, name, mime, content]) => {
     const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));

@@ -7,8 +7,6 @@ import threading
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("app")
-
 
 class Line:
     """A way to the app that can be cut and mended, as a server that ends and begins again."""

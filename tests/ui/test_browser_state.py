@@ -1,9 +1,5 @@
 """The page keeps what a person has made: through bad files, a decoder that is missing or lost, and while they type."""
 
-import pytest
-
-pytestmark = pytest.mark.xdist_group("app")
-
 
 def keep(screen, x, y, count=1):
     screen.click(x, y)

@@ -25,12 +25,10 @@ def test_modules(file):
     run_node("--test", f"js/{file}")
 
 
-@pytest.mark.xdist_group("app")
 def test_no_answer_is_lost_when_the_stream_of_the_call_before_closes_late(address):
     run_node("js/late_close.mjs", address)
 
 
-@pytest.mark.xdist_group("app")
 def test_a_call_that_has_no_number_yet_is_cancelled_on_the_server(
     address, call, upload, disc, slow_batches, empty_queue
 ):

@@ -8,7 +8,6 @@ import pytest
 pytest.importorskip("gradio", reason="needs the extra `app`")
 from sam_hf.ui.blocks import STATIC, STATIC_URL  # noqa: E402
 
-pytestmark = pytest.mark.xdist_group("app")
 FILE = "gradio_api/file="
 
 

@@ -24,8 +24,8 @@ from sam_hf.inference.predictor import SamPredictor, read_device, read_dtype
 from sam_hf.inference.text.dense_features import ATTENTIONS, dense_features, dense_size, patch_size
 from sam_hf.inference.text.templates import PHOTO, PLAIN, clean_phrases, fill
 from sam_hf.model.clip_beside import clip_beside
-from sam_hf.model.clip_loading import A_CLIP, import_open_clip, load_clip
-from sam_hf.model.text_encoder import CLIP_VOCABULARY
+from sam_hf.model.clip_loading import A_CLIP, load_clip
+from sam_hf.model.text_encoder import CLIP_VOCABULARY, import_open_clip
 from sam_hf.model.text_prompts import QUOTED_CHARACTERS, tokenizer_for
 
 TEXTS_AT_ONCE = 128

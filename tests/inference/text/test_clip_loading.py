@@ -1,6 +1,7 @@
 """Every kind of name finds its CLIP, and every wrong one an answer that says what to write."""
 
 import json
+import subprocess
 import sys
 
 import open_clip
@@ -163,3 +164,15 @@ def test_without_open_clip_the_error_says_what_to_install(made, monkeypatch):
     monkeypatch.setitem(sys.modules, "open_clip", None)
     with pytest.raises(ImportError, match="pip install open_clip_torch"):
         ClipEncoder.from_pretrained(made[1], device="cpu")
+
+
+def test_open_clip_is_imported_only_when_text_is_used(plain_checkpoint):
+    code = f"""
+import sys, numpy, sam_hf
+predictor = sam_hf.SamPredictor.from_pretrained({str(plain_checkpoint)!r}, device="cpu")
+predictor.set_image(numpy.zeros((8, 8, 3), numpy.uint8))
+predictor.predict(point_coords=[[4, 4]], point_labels=[1])
+print("open_clip" in sys.modules)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ran.stdout == "False\n", ran.stderr
