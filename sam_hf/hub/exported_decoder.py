@@ -12,6 +12,8 @@ Source: Segment Anything, App. A. Differs in: hidden tokens get -10000 instead o
 browsers' GPUs handle alike and which no logit comes near.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -198,13 +200,18 @@ class ExportedDecoder(nn.Module):
         # Rows of one matrix, so that products come with their bias: (n*h*w,C) -> (n*h*w,4*C/4) -> (n*h*w*4,4*C/8).
         parts = torch.addmm(self.upscale_first_bias, image.flatten(0, 1), self.upscale_first)
         parts = parts.unflatten(1, (4, -1)).flatten(0, 1)
-        parts = F.gelu(F.layer_norm(parts, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
-        parts = F.gelu(torch.addmm(self.upscale_second_bias, parts, self.upscale_second))
+        parts = gelu(F.layer_norm(parts, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
+        parts = gelu(torch.addmm(self.upscale_second_bias, parts, self.upscale_second))
         parts = parts.reshape(tokens.shape[0], height * width * 16, -1)  # (n,h*w*16,C/8)
         logits = torch.stack(hyper, dim=1) @ parts.transpose(1, 2)  # (n,4,h*w*16)
         # Behind height and width stand the parts (y,x) of a cell and the parts (y,x) of those.
         logits = logits.unflatten(2, (height, width, 2, 2, 2, 2)).permute(0, 1, 2, 4, 6, 3, 5, 7)
         return logits.reshape(-1, self.count, 4 * height, 4 * width)
+
+
+def gelu(features: Tensor) -> Tensor:
+    """`F.gelu`, with its factors in the order in which onnxruntime recognises it and makes one operation of the five."""
+    return features * (torch.erf(features / math.sqrt(2)) + 1) * 0.5
 
 
 def separate_heads(features: Tensor, heads: int) -> Tensor:

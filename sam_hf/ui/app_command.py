@@ -84,14 +84,12 @@ def require_gradio(mcp: bool = False) -> None:
 
 
 def _serve(demo: Any, options: argparse.Namespace) -> None:
-    from sam_hf.ui.blocks import STATIC_URL, page_look
+    from sam_hf.ui.blocks import page_look
     from sam_hf.ui.safety import launch_options
 
     more = {"mcp_server": options.mcp, "quiet": True, "prevent_thread_lock": True, **page_look()}
     try:
-        _, address, _ = demo.launch(
-            **launch_options(options.host, options.port, STATIC_URL, options.allowed_host, **more)
-        )
+        _, address, _ = demo.launch(**launch_options(options.host, options.port, options.allowed_host, **more))
     except OSError as error:  # the port is taken
         raise ValueError(f"cannot listen on {options.host}: {error}") from error
     say(f"sam-hf app: {address} (Ctrl-C ends it)")

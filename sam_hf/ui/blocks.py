@@ -3,7 +3,6 @@
 import html
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -14,9 +13,8 @@ import sam_hf
 from sam_hf.ui.api import Api
 from sam_hf.ui.checkpoints import Checkpoints
 from sam_hf.ui.pictures import PictureStore
+from sam_hf.ui.static_files import STATIC, STATIC_URL
 
-STATIC = Path(__file__).resolve().parent / "static"
-STATIC_URL = f"/gradio_api/file={STATIC.as_posix()}"
 TITLE = "sam_hf: segment anything"
 NOTE = (
     "The embedded checkpoint is small and was trained on synthetic scenes like the examples: on photographs it is far "

@@ -18,7 +18,8 @@ import gradio as gr
 from gradio.data_classes import FileData
 from gradio_client.utils import is_file_obj_with_meta
 
-STATIC = Path(__file__).resolve().parent / "static"
+from sam_hf.ui.static_files import STATIC
+
 # Gradio runs this once; "change" and "submit" stand here because it looks for the names of events in the text.
 LOAD = """
 const root = (window.gradio_config?.root ?? location.origin).replace(/\\/$/, "");

@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from sam_hf.ui.answers import FAILED
 from sam_hf.ui.reading import MAX_BYTES
 from sam_hf.ui.served_files import FULL, has_room
+from sam_hf.ui.static_files import STATIC_URL, CompressedFiles
 
 logger = logging.getLogger(__name__)
 
@@ -151,11 +152,10 @@ class PageHeaders:
 
     Args:
         app: What answers.
-        static: Address under which our own files are.
     """
 
-    def __init__(self, app: ASGIApp, static: str):
-        self._app, self._static = app, static
+    def __init__(self, app: ASGIApp):
+        self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -171,16 +171,16 @@ class PageHeaders:
                 headers["Cross-Origin-Resource-Policy"] = "cross-origin" if on_space() else "same-origin"
                 headers["X-Content-Type-Options"] = "nosniff"
                 headers["Referrer-Policy"] = "same-origin"
-                if message["status"] == 200 and self._caching(scope["path"]) is not None:
+                if message["status"] in (200, 304) and self._caching(scope["path"]) is not None:
                     headers["Cache-Control"] = self._caching(scope["path"])
             await send(message)
 
         await self._app(scope, receive, add)
 
     def _caching(self, path: str) -> str | None:
-        if path.startswith(f"{self._static}/vendor/"):
+        if path.startswith(f"{STATIC_URL}/vendor/"):
             return "public, max-age=604800"
-        if path.startswith(f"{self._static}/"):
+        if path.startswith(f"{STATIC_URL}/"):
             return "no-cache"  # asked about each time, sent again only if it has changed
         if "/file=" in path:
             return "private, max-age=3600"
@@ -243,23 +243,23 @@ def on_space() -> bool:
     return bool(os.environ.get("SPACE_HOST"))
 
 
-def middleware(host: str, static: str, allowed: Iterable[str] = ()) -> list[Middleware]:
-    """All of this module, outermost first."""
+def middleware(host: str, allowed: Iterable[str] = ()) -> list[Middleware]:
+    """All of this module, and compression; outermost first."""
     hosts, pages = trusted_hosts(host, allowed), [*allowed, *_space_hosts()]
     return [
         Middleware(TrustedHosts, hosts=hosts, any_address=not _is_loopback(host), pages=pages),
-        Middleware(PageHeaders, static=static),
+        Middleware(PageHeaders),
+        Middleware(CompressedFiles),
         Middleware(BodyLimit),
     ]
 
 
-def launch_options(host: str, port: int | None, static: str, allowed: Iterable[str] = (), **more: Any) -> dict:
+def launch_options(host: str, port: int | None, allowed: Iterable[str] = (), **more: Any) -> dict:
     """Arguments for `gr.Blocks.launch`: closed unless opened.
 
     Args:
         host: What to listen on.
         port: Where; None: Gradio's own choice.
-        static: Address of our own files.
         allowed: Further host names that are ours.
         **more: Further arguments, such as `mcp_server`.
     """
@@ -275,7 +275,7 @@ def launch_options(host: str, port: int | None, static: str, allowed: Iterable[s
         "state_session_capacity": 256,
         "mcp_server": False,
         "app_kwargs": {
-            "middleware": middleware(host, static, allowed),
+            "middleware": middleware(host, allowed),
             "exception_handlers": dict.fromkeys((FnIndexInferError, KeyError, TypeError), wrong_call),
         },
         **more,

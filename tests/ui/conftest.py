@@ -42,12 +42,12 @@ def plain_name(checkpoints):
 def app(checkpoints):
     """The app and its address; the queue takes ten."""
     pytest.importorskip("gradio", reason="needs the extra `app`")
-    from sam_hf.ui.blocks import STATIC_URL, build, page_look
+    from sam_hf.ui.blocks import build, page_look
     from sam_hf.ui.safety import launch_options
 
     demo = build(checkpoints, max_queue=10)
     checkpoints.start()
-    options = launch_options("127.0.0.1", None, STATIC_URL, prevent_thread_lock=True, quiet=True, **page_look())
+    options = launch_options("127.0.0.1", None, prevent_thread_lock=True, quiet=True, **page_look())
     _, address, _ = demo.launch(**options)
     demo.address = address
     yield demo

@@ -94,7 +94,7 @@ def test_a_checkpoint_that_is_being_loaded_keeps_nobody_else_waiting(app_folder,
     from gradio_client import Client
 
     from sam_hf.inference.predictor import SamPredictor
-    from sam_hf.ui.blocks import STATIC_URL, build
+    from sam_hf.ui.blocks import build
     from sam_hf.ui.checkpoints import Checkpoints
     from sam_hf.ui.safety import launch_options
 
@@ -107,7 +107,7 @@ def test_a_checkpoint_that_is_being_loaded_keeps_nobody_else_waiting(app_folder,
     monkeypatch.setattr(SamPredictor, "from_pretrained", load)
     checkpoints = Checkpoints(["tiny", "slow"], device="cpu")
     demo = build(checkpoints)
-    _, address, _ = demo.launch(**launch_options("127.0.0.1", None, STATIC_URL, prevent_thread_lock=True, quiet=True))
+    _, address, _ = demo.launch(**launch_options("127.0.0.1", None, prevent_thread_lock=True, quiet=True))
     try:
         client, picture = Client(address, verbose=False, download_files=False), upload(disc())
         jobs = [client.submit(image=picture, checkpoint="slow", api_name="/embed") for _ in range(6)]

@@ -1,9 +1,11 @@
 """Pictures that come into the page in every way a browser knows, of every shape, on every kind of screen."""
 
 import base64
+import io
 
 import numpy as np
 import pytest
+from PIL import Image
 
 # A paste or a drop as a browser makes it: files in a DataTransfer.
 CARRIED = """([kind, where, name, mime, content]) => {
@@ -151,3 +153,20 @@ def test_two_fingers_zoom_and_move_the_picture_and_leave_no_prompt(enter):
     touch("touchStart", (x, y))
     touch("touchEnd")
     screen.until("app.document.steps.length === 1")  # one finger points again
+
+
+def test_transparency_is_white_as_the_model_sees_it(screen):
+    picture = Image.new("RGBA", (200, 100), (0, 0, 0, 0))
+    picture.paste((20, 20, 20, 255), (0, 0, 60, 100))
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    screen.open(file.getvalue(), "logo.png")
+    screen.until("app.isReady && app.picture.name === 'logo.png'")
+    pixel = """(() => {
+        const { pictureCanvas } = page.stage;
+        const [x, y] = page.stage.onStage(argument);
+        const many = pictureCanvas.width / pictureCanvas.getBoundingClientRect().width;
+        return [...pictureCanvas.getContext("2d").getImageData(Math.round(x * many), Math.round(y * many), 1, 1).data];
+    })()"""
+    assert screen.app(pixel, [150, 50]) == [255, 255, 255, 255]
+    assert screen.app(pixel, [30, 50]) == [20, 20, 20, 255]

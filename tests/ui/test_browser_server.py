@@ -176,9 +176,10 @@ def small_app(checkpoints, disc, tmp_path):
     import gradio as gr
 
     from sam_hf.ui.api import Api
-    from sam_hf.ui.blocks import STATIC, STATIC_URL, AppBlocks
+    from sam_hf.ui.blocks import AppBlocks
     from sam_hf.ui.canvas import PromptCanvas
     from sam_hf.ui.safety import launch_options
+    from sam_hf.ui.static_files import STATIC, STATIC_URL
 
     path = tmp_path / "set.png"
     path.write_bytes(disc(size=(200, 150), x=100, y=75))
@@ -197,7 +198,7 @@ def small_app(checkpoints, disc, tmp_path):
         canvas.change(lambda value: json.dumps(value), canvas, told)
         Api(checkpoints).register()
     checkpoints.start()
-    options = launch_options("127.0.0.1", None, STATIC_URL, prevent_thread_lock=True, quiet=True)
+    options = launch_options("127.0.0.1", None, prevent_thread_lock=True, quiet=True)
     options["allowed_paths"] = [str(tmp_path)]
     _, address, _ = demo.queue().launch(**options)
     yield address

@@ -1,12 +1,13 @@
 """What the app takes from strangers, and what it tells them."""
 
+import os
 import re
 import time
 
 import pytest
 
 pytest.importorskip("gradio", reason="needs the extra `app`")
-from sam_hf.ui.blocks import STATIC, STATIC_URL  # noqa: E402
+from sam_hf.ui.static_files import STATIC, STATIC_URL  # noqa: E402
 
 FILE = "gradio_api/file="
 
@@ -60,7 +61,7 @@ def test_a_page_of_another_port_of_this_machine_cannot_write(web, address):
 def test_whose_pages_may_write(allowed, origin, host, answers):
     from sam_hf.ui.safety import TrustedHosts, middleware
 
-    (first, *_) = middleware("127.0.0.1", "/static", allowed)
+    (first, *_) = middleware("127.0.0.1", allowed)
     assert TrustedHosts(None, **first.kwargs)._may_write(origin, host) is answers
 
 
@@ -84,7 +85,7 @@ def test_our_own_page_can(web, address):
 def test_which_hosts_are_ours(host, allowed, asked, answers):
     from sam_hf.ui.safety import TrustedHosts, middleware
 
-    (first, *_) = middleware(host, "/static", allowed)
+    (first, *_) = middleware(host, allowed)
     assert first.cls is TrustedHosts
     assert TrustedHosts(None, **first.kwargs)._is_known(asked) is answers
 
@@ -127,6 +128,47 @@ def test_our_files_are_served_with_their_types_and_for_a_while(web):
         file = next(one for one in vendored if one.endswith(name))
         got = web.get(f"{STATIC_URL}/vendor/{file}")
         assert got.headers["content-type"].split(";")[0] == kind and "max-age" in got.headers["cache-control"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "encoding"),
+    [
+        ({"accept-encoding": "gzip, deflate, br"}, 200, "gzip"),
+        ({"accept-encoding": "br;q=1.0, *;q=0.5"}, 200, "gzip"),
+        ({"accept-encoding": "identity"}, 200, None),
+        ({"accept-encoding": "gzip;q=0"}, 200, None),
+        ({"accept-encoding": "gzip", "range": "bytes=0-9"}, 206, None),
+    ],
+)
+@pytest.mark.parametrize("name", ["ort-wasm-simd-threaded.wasm", "ort.wasm.min.mjs"])
+def test_vendored_code_arrives_compressed_where_that_is_understood(web, headers, status, encoding, name):
+    got = web.get(f"{STATIC_URL}/vendor/{name}", headers=headers)
+    assert (got.status_code, got.headers.get("content-encoding")) == (status, encoding)
+    whole = (STATIC / "vendor" / name).read_bytes()
+    assert got.content == (whole if status == 200 else whole[:10])
+
+
+def test_what_a_browser_has_is_not_sent_again(web):
+    one, another = (f"{STATIC_URL}/vendor/{name}" for name in ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs"))
+    known = {"if-none-match": web.get(one).headers["etag"]}
+    again = web.get(one, headers=known)
+    assert (again.status_code, again.content) == (304, b"") and "max-age" in again.headers["cache-control"]
+    other = web.get(another, headers=known)
+    assert other.status_code == 200
+
+
+def test_a_file_that_has_changed_is_compressed_again(tmp_path):
+    import gzip
+
+    from sam_hf.ui.static_files import CompressedFile
+
+    (tmp_path / "page.js").write_text("one")
+    file = CompressedFile(tmp_path / "page.js")
+    before = file.read()
+    assert file.read()[0] is before[0]
+    (tmp_path / "page.js").write_text("two")
+    os.utime(tmp_path / "page.js", ns=(1, 1))
+    assert gzip.decompress(file.read()[0]) == b"two" and file.read()[1] != before[1]
 
 
 def test_the_page_may_use_threads_and_guesses_no_types(web):
@@ -331,7 +373,7 @@ def test_the_app_is_closed_unless_opened():
 
     options = parser().parse_args([])
     assert (options.host, options.mcp) == ("127.0.0.1", False)
-    given = launch_options(options.host, None, STATIC_URL)
+    given = launch_options(options.host, None)
     assert given["share"] is False and given["run_history"] is False and given["show_error"] is False
     assert given["mcp_server"] is False and given["allowed_paths"] == [] and given["max_file_size"] == 20 * 2**20
 

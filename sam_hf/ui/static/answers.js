@@ -14,7 +14,7 @@ const SPECK = 32; // numbers of a line that is too short to be drawn where a mas
 
 export class Answers {
   /**
-   * @param renew sends a picture again that the server has let go of; gives what it calls it now
+   * @param renew sends the picture of answers again that the server has let go of; gives what it calls it now
    * @param lost hears that the decoder in this browser has failed
    */
   constructor({ decoder, server, picture, checkpoint, renew, lost }) {
@@ -33,7 +33,7 @@ export class Answers {
         return;
       } catch (error) {
         if (error.kind !== "expired" || isSecond) throw error;
-        if (this.id === image.picture) this.id = await this.renew();
+        if (this.id === image.picture) this.id = await this.renew(this);
       }
     }
   }

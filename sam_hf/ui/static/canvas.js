@@ -48,7 +48,7 @@ class Page {
       stage: this.stage,
       say: makeSpeech(this.part("status")),
       tell: (error, again) => this.tell(error, again),
-      renew: () => this.recovery.sendAgain(),
+      renew: (answers) => this.recovery.sendAgain(answers),
       lost: (answers, error) => this.decoders.lost(answers, error),
       changed: () => this.changed(),
     });
@@ -156,6 +156,7 @@ class Page {
       busy: (words, share) => this.ticket === ticket && this.busy(words, share),
       shown: (bitmap, size) => {
         if (this.ticket !== ticket) return bitmap.close();
+        if (seen && seen.bitmap !== this.stage.bitmap) seen.bitmap.close();
         seen = { bitmap, size };
         return stays || this.show(source, bitmap, { name, size });
       },
@@ -208,7 +209,8 @@ class Page {
     const { title, file, sha256 } = this.shownAs;
     this.image = { name: opened.name ?? file, size, sha256 };
     this.app.showPicture({ name: title, size });
-    const picture = { key, frame: { size, resized, padded: Math.max(...resized) }, low: 4 * shape[2], textWidth: 0 };
+    const frame = { size, resized, padded: Math.max(...resized) };
+    const picture = { key, frame, low: 4 * shape[2], textWidth: 0, origin: this.origin };
     const busy = (words) => this.ticket === ticket && this.busy(words);
     await this.decoders.attach({ picture, opened, checkpoint: this.app.checkpoint }, decoder, busy);
   }

@@ -48,7 +48,7 @@ export async function openPicture(server, source, checkpoint, { signal, shown, b
   if (seen) shown(seen.bitmap, seen.size);
   const image = source.file ?? (await sent(server, source, { signal, busy }));
   const opened = await encode(server, (how) => server.stream("/embed", { image, checkpoint }, how), { signal, busy });
-  if (!seen) {
+  if (String(seen?.size) !== String(opened.size)) { // not shown yet, or turned in another way than the server reads it
     const copy = await preview(await (await server.bytes(opened.image, { signal })).blob());
     if (copy) shown(copy.bitmap, opened.size);
   }

@@ -1,5 +1,6 @@
 /** What the page does when the server is gone for a while, or has let go of the picture that is open. */
 import { embed, sent } from "./picture_loading.js";
+import { ServerError } from "./server.js";
 
 const PAUSES = [1, 2, 3, 5, 10]; // seconds between looking for the server; the last one again and again
 
@@ -8,7 +9,7 @@ export class Recovery {
   constructor(page) {
     this.page = page;
     this.looking = false;
-    this.sending = null;
+    this.sending = new Map(); // picture -> promise of what the server calls it now
   }
 
   /** Looks for the server until it is there, then does once more what failed, unless its message was closed. */
@@ -28,20 +29,26 @@ export class Recovery {
     page.retry?.();
   }
 
-  /** Sends the picture again; gives what the server calls it now. Asked by several at once, it is sent once. */
-  sendAgain() {
-    this.sending ??= this.send().finally(() => (this.sending = null));
-    return this.sending;
+  /**
+   * Sends the picture of answers again; gives what the server calls it now. Asked by several at once, it is sent once;
+   * one that is not open any more is not sent.
+   */
+  sendAgain({ picture, checkpoint }) {
+    if (!this.sending.has(picture)) {
+      const sending = this.send(picture, checkpoint).finally(() => this.sending.delete(picture));
+      this.sending.set(picture, sending);
+    }
+    return this.sending.get(picture);
   }
 
-  async send() {
+  async send(open, checkpoint) {
     const { page } = this;
-    const { origin, ticket } = page;
-    const { checkpoint } = page.lastAnswers;
+    const { ticket } = page;
+    if (page.lastAnswers?.picture !== open) throw new ServerError("Cancelled.", "cancelled");
     const { signal } = ticket;
     const busy = (words, share) => page.ticket === ticket && page.busy(words, share);
     busy("Opening the picture again");
-    const image = await sent(page.server, origin, { signal, busy });
+    const image = await sent(page.server, open.origin, { signal, busy });
     const { picture } = await embed((how) => page.server.stream("/embed", { image, checkpoint }, how), { signal, busy });
     if (page.ticket === ticket) page.busy(null);
     return picture;

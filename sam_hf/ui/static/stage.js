@@ -149,6 +149,8 @@ export class Stage {
     for (const path of paths ?? [null]) {
       context.save();
       if (path) context.clip(path, "evenodd");
+      context.fillStyle = "#ffffff"; // transparency is white, as the model sees it
+      context.fillRect(0, 0, this.size[1], this.size[0]);
       context.drawImage(this.bitmap, 0, 0, this.size[1], this.size[0]);
       context.restore();
     }
