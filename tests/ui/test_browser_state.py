@@ -26,6 +26,19 @@ def test_the_open_picture_and_its_objects_stay_until_the_new_one_is_good(screen,
     assert screen.objects() == [] and screen.app("page.stage.bitmap.width") == 320
 
 
+def test_a_picture_that_was_dropped_by_mistake_takes_nothing_away(screen, disc):
+    keep(screen, *screen.thing)
+    (kept,) = screen.objects()
+    screen.open(disc(size=(320, 200), x=160, y=100), "mistake.png")
+    screen.until("app.isReady && app.picture.name === 'mistake.png' && !page.part('message').hidden")
+    message = screen.page.locator("[data-part=message]")
+    assert "1 object of " in message.text_content() and "had not been saved" in message.text_content()
+    button = message.get_by_role("button", name="Bring back")
+    button.click()
+    screen.until("app.isReady && app.picture.size[0] === 640 && app.document.objects.length === 1")
+    assert screen.objects() == [kept] and not message.is_visible()
+
+
 def test_a_decoder_that_is_lost_is_replaced_and_clicks_go_on(screen):
     screen.click(*screen.thing)
     screen.app("void (page.first = app.answers.decoder)")

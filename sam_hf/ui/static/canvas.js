@@ -148,6 +148,7 @@ class Page {
     const { checkpoint } = this.app;
     const name = source.example?.title ?? source.name ?? "picture";
     const stays = this.app.isReady;
+    const unsaved = this.unsaved();
     if (!stays) this.show(source, null, null);
     const decoder = this.decoders.of(checkpoint); // on its way while the picture is
     let seen = null;
@@ -170,6 +171,7 @@ class Page {
       this.origin = source.example ? source : new File([opened.blob], file, { type: opened.blob.type });
       this.shownAs = { title: name, file, sha256: opened.sha256, sent: opened.sent };
       await this.opened(ticket, opened, decoder);
+      if (unsaved && this.ticket === ticket) this.offerBack(unsaved);
     } catch (error) {
       if (seen && seen.bitmap !== this.stage.bitmap) seen.bitmap.close();
       this.failed(ticket, error, this.again);
@@ -186,6 +188,20 @@ class Page {
     this.app.forgetPicture();
     this.stage.setPicture(bitmap, picture?.size ?? null);
     if (picture) this.app.showPicture(picture);
+  }
+
+  /** The open picture with its objects, if there are some and they were not exported. */
+  unsaved() {
+    const { picture, document } = this.app;
+    const { objects } = document;
+    return objects.length && objects !== this.saved ? { source: this.source, name: picture.name, objects } : null;
+  }
+
+  /** A picture that was dropped by mistake takes nobody's work away. */
+  offerBack({ source, name, objects }) {
+    const words = objects.length === 1 ? "1 object" : `${objects.length} objects`;
+    const bringBack = async () => (await this.open(source)) && this.app.go({ ...this.app.document, objects });
+    this.tell(`${words} of ${name} had not been saved.`, bringBack, true, "Bring back");
   }
 
   newTicket() {
@@ -285,13 +301,16 @@ class Page {
   }
 
   /** Shows a sentence; `again` does once more what failed. */
-  tell(error, again = null, isPlain = false) {
+  /** Shows a sentence; `again` is what its button does. */
+  tell(error, again = null, isPlain = false, label = "Try again") {
     const shown = error instanceof ServerError || typeof error === "string" ? error : explained(error);
     this.part("message-text").textContent = shown.message ?? shown;
     this.part("message").hidden = false;
     this.part("message").classList.toggle("sam-plain", isPlain);
     this.retry = again;
-    this.element.querySelector("[data-action=retry]").hidden = !again;
+    const button = this.element.querySelector("[data-action=retry]");
+    button.hidden = !again;
+    button.textContent = label;
     if (shown.kind === "offline") this.recovery.waitForServer();
   }
 
