@@ -29,6 +29,7 @@ from sam_hf.hub.onnx_export import export_onnx
 
 STATIC = Path(__file__).resolve().parent.parent / "sam_hf" / "ui" / "static"
 FILES = {"perImage": "decoder_per_image_fp16.onnx", "perClick": "decoder_per_click.onnx"}
+CHROMIUM = ("chromium", "chromium-headless-shell", "chromium-browser", "google-chrome")
 TARGETS = {("tiny", 1): 25, ("full-size", 1): 100, ("full-size", 2): 60}  # milliseconds on two idle cores
 PAGE = """<!doctype html><canvas width=1000 height=700></canvas><script type=module>
 import { Decoder } from "/static/decoder.js";
@@ -75,7 +76,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="keeps the exported files, and uses those that are there")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as passing, sync_playwright() as playwright:
-        chromium = shutil.which("chromium") or shutil.which("google-chrome")
+        chromium = next(filter(None, map(shutil.which, CHROMIUM)), None)
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         print(f"Chromium {browser.version}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
         for name in options.model:

@@ -23,6 +23,7 @@ TOGETHER = {
 }
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """In several processes, a file's tests run in one of them, and so do those of `TOGETHER`; the longest begin."""
     from xdist.scheduler import LoadScopeScheduling

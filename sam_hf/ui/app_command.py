@@ -3,6 +3,7 @@
 import argparse
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -18,6 +19,8 @@ PRECISIONS = ("float32", "float16", "bfloat16")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Open the app: a page to segment pictures on, and an API, on this machine only unless --host says otherwise."""
     options = parser().parse_args(arguments)
+    if threading.current_thread() is threading.main_thread():  # of an app that is stopped nothing stays on disk
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with _private_folder():
         demo = make_demo(options)
         _serve(demo, options)

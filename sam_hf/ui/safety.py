@@ -145,7 +145,7 @@ class BodyLimit:
 
 
 class PageHeaders:
-    """Headers for browsers: threads for the decoder, no guessing of types, caching of what does not change.
+    """Headers for browsers: threads for the decoder, no guessing of types, how long files may be kept.
 
     Cross-origin isolation is what lets WebAssembly use threads; in somebody else's frame it does not come about, and
     the page does with one.
@@ -178,8 +178,6 @@ class PageHeaders:
         await self._app(scope, receive, add)
 
     def _caching(self, path: str) -> str | None:
-        if path.startswith(f"{STATIC_URL}/vendor/"):
-            return "public, max-age=604800"
         if path.startswith(f"{STATIC_URL}/"):
             return "no-cache"  # asked about each time, sent again only if it has changed
         if "/file=" in path:

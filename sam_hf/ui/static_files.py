@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 STATIC = Path(__file__).resolve().parent / "static"
 STATIC_URL = f"/gradio_api/file={STATIC.as_posix()}"
-TYPES = {".wasm": "application/wasm", ".mjs": "text/javascript"}  # Gradio compresses .js and .css itself
+TYPES = {".wasm": "application/wasm", ".mjs": "text/javascript", ".js": "text/javascript"}
 
 
 class CompressedFile:
@@ -49,8 +49,8 @@ class CompressedFiles:
         self._app = app
         self._files = {
             f"{STATIC_URL}/{path.relative_to(STATIC).as_posix()}": CompressedFile(path)
-            for path in STATIC.rglob("*")
-            if path.suffix in TYPES and path.is_file()
+            for path in (STATIC / "vendor").iterdir()
+            if path.suffix in TYPES
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

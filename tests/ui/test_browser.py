@@ -258,6 +258,23 @@ def test_a_session_is_opened_again(screen):
     assert "no session" in screen.page.locator("[data-part=message-text]").text_content()
 
 
+def test_a_session_of_prompts_alone_is_decoded_by_the_server(screen, overlap):
+    from sam_hf.masks import rle
+
+    screen.click(*screen.thing)
+    seen = rle.decode(screen.mask())
+    screen.press("Escape")
+    objects = [{"steps": [{"points": [list(screen.thing)]}], "rle": None} for _ in range(2)]
+    session = {"format": "sam_hf.session", "version": 1, "checkpoint": "tiny", "objects": objects}
+    session["image"] = {"name": "market.webp", "size": [640, 640], "sha256": None}
+    content = json.dumps(session).encode()
+    file = {"name": "s.json", "mimeType": "application/json", "buffer": content}
+    screen.page.set_input_files("[data-part=session-file]", file)
+    screen.until("app.document.objects.length === 2")
+    assert overlap(rle.decode(screen.objects()[1]["rle"]), seen) >= 0.99
+    assert not screen.page.is_visible("[data-part=message]") and not screen.page.is_visible("[data-part=busy]")
+
+
 def test_what_is_no_picture_is_refused_with_a_sentence_and_the_picture_stays(screen):
     screen.page.set_input_files(
         "[data-part=file]", {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"words"}

@@ -231,6 +231,16 @@ def test_whoever_wants_little_motion_gets_little(enter):
     assert screen.page.evaluate(motion) == []
 
 
+def test_the_view_follows_the_crosshair(screen):
+    screen.press("Enter", "+", "+", "+", "+", "+", "+")
+    for _ in range(3):
+        screen.press(*["Shift+ArrowRight"] * 12)
+        x, y = screen.app("page.stage.onStage(app.crosshair)")
+        room = screen.app("page.stage.room")
+        assert 0 < x < room["width"] and 0 < y < room["height"]
+    assert screen.app("app.crosshair[0]") > 400
+
+
 def test_found_masks_can_be_kept_by_the_keyboard(screen):
     found = """(() => {
         const labels = ["a cup", "other"];

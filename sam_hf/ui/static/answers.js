@@ -28,8 +28,9 @@ export class Answers {
   async *stream(endpoint, data, how) {
     for (let isSecond = false; ; isSecond = true) {
       const image = { picture: this.id };
+      const checkpoint = endpoint === "/replay" ? {} : { checkpoint: this.checkpoint }; // a session names its own
       try {
-        yield* this.server.stream(endpoint, { image, checkpoint: this.checkpoint, ...data }, how);
+        yield* this.server.stream(endpoint, { image, ...checkpoint, ...data }, how);
         return;
       } catch (error) {
         if (error.kind !== "expired" || isSecond) throw error;

@@ -423,6 +423,7 @@ export class App {
     const from = this.crosshair ?? [Math.floor(width / 2), Math.floor(height / 2)];
     const limit = (value, most) => Math.min(Math.max(value, 0), most - 1);
     this.crosshair = this.crosshair ? [limit(from[0] + dx, width), limit(from[1] + dy, height)] : from;
+    if (!this.stage.isFitted) this.stage.reveal(this.crosshair);
     this.say(`${Math.round(this.crosshair[0])}, ${Math.round(this.crosshair[1])}`);
     if (this.corner) this.box = boxOf(this.corner, this.crosshair);
     else this.hover(this.crosshair);

@@ -132,9 +132,9 @@ class Page {
 
   /**
    * Opens a File, {example} or {file}; what was being opened before is let go. The picture that is open and its objects
-   * stay until the new one is known to be good.
+   * stay until the new one is known to be good. `kept` are objects that the new one had before.
    */
-  async open(source) {
+  async open(source, kept = []) {
     try {
       if (source instanceof Blob) checkFile(source);
     } catch (error) {
@@ -142,13 +142,12 @@ class Page {
       return false;
     }
     const ticket = this.newTicket();
-    this.again = () => this.open(source);
+    this.again = () => this.open(source, kept);
     this.part("empty").hidden = true;
     this.dismiss();
     const { checkpoint } = this.app;
     const name = source.example?.title ?? source.name ?? "picture";
-    const stays = this.app.isReady;
-    const unsaved = this.unsaved();
+    const stays = this.app.isReady || this.app.document.objects.length > 0;
     if (!stays) this.show(source, null, null);
     const decoder = this.decoders.of(checkpoint); // on its way while the picture is
     let seen = null;
@@ -166,12 +165,15 @@ class Page {
       const url = source.example && this.absolute(source.example.url);
       const opened = await openPicture(this.server, url ? { example: { ...source.example, url } } : source, checkpoint, steps);
       if (this.ticket !== ticket) throw new ServerError("Cancelled.", "cancelled");
+      const unsaved = this.unsaved();
       if (stays) this.show(source, seen?.bitmap ?? null, { name, size: opened.size });
       const file = source.example?.name ?? source.name ?? opened.name;
       this.origin = source.example ? source : new File([opened.blob], file, { type: opened.blob.type });
       this.shownAs = { title: name, file, sha256: opened.sha256, sent: opened.sent };
       await this.opened(ticket, opened, decoder);
-      if (unsaved && this.ticket === ticket) this.offerBack(unsaved);
+      if (this.ticket !== ticket) return false;
+      if (kept.length) this.app.go({ ...this.app.document, objects: [...kept, ...this.app.document.objects] });
+      if (unsaved) this.offerBack(unsaved);
     } catch (error) {
       if (seen && seen.bitmap !== this.stage.bitmap) seen.bitmap.close();
       this.failed(ticket, error, this.again);
@@ -186,7 +188,7 @@ class Page {
     this.decoders.forget();
     this.files.stop(); // of the picture before
     this.app.forgetPicture();
-    this.stage.setPicture(bitmap, picture?.size ?? null);
+    this.stage.setPicture(bitmap, picture?.size ?? null, true);
     if (picture) this.app.showPicture(picture);
   }
 
@@ -200,8 +202,7 @@ class Page {
   /** A picture that was dropped by mistake takes nobody's work away. */
   offerBack({ source, name, objects }) {
     const words = objects.length === 1 ? "1 object" : `${objects.length} objects`;
-    const bringBack = async () => (await this.open(source)) && this.app.go({ ...this.app.document, objects });
-    this.tell(`${words} of ${name} had not been saved.`, bringBack, true, "Bring back");
+    this.tell(`${words} of ${name} had not been saved.`, () => this.open(source, objects), true, "Bring back");
   }
 
   newTicket() {
@@ -268,10 +269,11 @@ class Page {
   /** The objects of a session, or a sentence about what is wrong with it. */
   async showSession(session) {
     const { answers } = this.app;
+    const { signal } = this.ticket;
     try {
       if (state.lacksMasks(session)) {
         this.busy("Decoding the session's prompts");
-        const { objects } = await answers.call("/replay", { session }).finally(() => this.busy(null));
+        const { objects } = await answers.call("/replay", { session }, { signal }).finally(() => this.busy(null));
         if (this.app.answers?.picture !== answers.picture) return;
         session = state.withMasks(session, objects);
       }
@@ -280,7 +282,7 @@ class Page {
       const strange = state.strangeness(session, this.image, this.app.checkpoint);
       if (strange) this.tell(strange, null, true);
     } catch (error) {
-      this.tell(error);
+      if (error.kind !== "cancelled") this.tell(error);
     }
   }
 
@@ -300,7 +302,6 @@ class Page {
     else bar.value = share;
   }
 
-  /** Shows a sentence; `again` does once more what failed. */
   /** Shows a sentence; `again` is what its button does. */
   tell(error, again = null, isPlain = false, label = "Try again") {
     const shown = error instanceof ServerError || typeof error === "string" ? error : explained(error);
@@ -311,7 +312,7 @@ class Page {
     const button = this.element.querySelector("[data-action=retry]");
     button.hidden = !again;
     button.textContent = label;
-    if (shown.kind === "offline") this.recovery.waitForServer();
+    if (shown.kind === "offline") this.recovery.waitForServer(again);
   }
 
   dismiss() {

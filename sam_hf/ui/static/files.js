@@ -42,6 +42,7 @@ export class Files {
     if (app.document.steps.length && !isFeatures && !(await app.keep())) { // what is seen is what is exported
       return this.page.tell("The mask that is being made could not be kept, so nothing was written. Keep or clear it first.", null, true);
     }
+    await app.keeper.confirming;
     const objects = app.document.objects;
     if (needsObjects && !objects.length) return this.page.tell("There is nothing to export yet: click on something and keep its mask.", null, true);
     const button = this.page.element.querySelector(`[data-export="${format}"]`);
@@ -58,7 +59,7 @@ export class Files {
       if (signal.aborted) return undefined;
       make("a", { href: url, download: file.orig_name ?? file.path.split("/").at(-1) }).click();
       setTimeout(() => URL.revokeObjectURL(url), 60000);
-      this.page.saved = objects;
+      if (format !== "background" && !isFeatures) this.page.saved = objects;
       app.say("Saved.");
     } catch (error) {
       if (!signal.aborted) this.page.tell(error, () => this.export(format));

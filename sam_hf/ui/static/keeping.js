@@ -13,6 +13,7 @@ export class Keeper {
   constructor(app) {
     this.app = app;
     this.keeping = null; // promise of the object that is being kept
+    this.confirming = null; // promise, kept once the server's mask has taken the last one's place
     this.refining = new Map(); // id -> {values} that were asked for last
     this.polygons = new Map(); // id -> {rle, detail, rings, corners}, of objects whose detail somebody has looked at
     this.drawn = 0; // how many polygons have come
@@ -43,8 +44,8 @@ export class Keeper {
     await app.go(state.keep(state.setSteps(app.document, fixed), { rle, score: chosen.score }));
     const kept = app.document.objects.find(({ id }) => id === app.document.selected);
     app.say(`Kept as ${kept.name}. ${app.document.objects.length} objects.`);
-    const confirmed = chosen.logits ? this.confirm(kept, answers) : Promise.resolve();
-    if (fill_holes || drop_islands) confirmed.then(() => this.refine(kept.id, { fill_holes, drop_islands }, true)); // as before
+    this.confirming = chosen.logits ? this.confirm(kept, answers) : Promise.resolve();
+    if (fill_holes || drop_islands) this.confirming.then(() => this.refine(kept.id, { fill_holes, drop_islands }, true)); // as before
     return kept;
   }
 
@@ -82,13 +83,14 @@ export class Keeper {
         const object = this.object(id);
         if (!object) return;
         const { values: given } = asked;
-        const { original, fill_holes, drop_islands } = { ...object, ...given };
+        const { fill_holes, drop_islands } = { ...object, ...given };
+        const original = object.original ?? (await this.untidied(object));
         const data = { rle: original, fill_holes, drop_islands, polygon_detail: null };
         const { rle } = await app.server.call("/refine", data);
         const now = this.object(id);
         if (!now) return;
-        if (asked.values !== given || now.original !== original) continue; // asked again, or another mask by now
-        const document = state.updateObject(app.document, id, { fill_holes, drop_islands, rle });
+        if (asked.values !== given || now.original !== object.original) continue; // asked again, or another mask by now
+        const document = state.updateObject(app.document, id, { fill_holes, drop_islands, rle, original });
         if (!isNoAct) return void app.go(document);
         app.history = state.amend(app.history, document);
         return void app.changed();
@@ -98,6 +100,14 @@ export class Keeper {
     } finally {
       this.refining.delete(id);
     }
+  }
+
+  /** The mask of an object of a session file as it was before holes were filled: its steps say it. */
+  async untidied({ rle, steps }) {
+    const { answers } = this.app;
+    if (!answers || !steps.length) return rle;
+    const { masks, selected } = await answers.call("/segment", { steps });
+    return masks[selected].rle;
   }
 
   /** An object's outline with the detail that is exported: {rings, corners}; null where it is not there yet. */

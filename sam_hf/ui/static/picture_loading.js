@@ -108,16 +108,20 @@ export async function takePicture(dialog, makeButton) {
   row.className = "sam-row";
   const answer = new Promise((resolve) => {
     const take = makeButton("Take picture", "sam-first", () => resolve(frame(video)));
+    take.disabled = true; // until there is something to take
+    video.onloadeddata = () => (take.disabled = false);
     row.append(take, makeButton("Cancel", "", () => resolve(null)));
     dialog.onclose = () => resolve(null);
   });
   dialog.replaceChildren(video, row);
   dialog.showModal();
-  const file = await answer;
-  stream.getTracks().forEach((track) => track.stop());
-  dialog.onclose = null;
-  dialog.close();
-  return file;
+  try {
+    return await answer;
+  } finally {
+    stream.getTracks().forEach((track) => track.stop());
+    dialog.onclose = null;
+    dialog.close();
+  }
 }
 
 async function frame(video) {

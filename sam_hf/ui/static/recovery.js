@@ -9,11 +9,13 @@ export class Recovery {
   constructor(page) {
     this.page = page;
     this.looking = false;
+    this.again = null; // what failed last
     this.sending = new Map(); // picture -> promise of what the server calls it now
   }
 
-  /** Looks for the server until it is there, then does once more what failed, unless its message was closed. */
-  async waitForServer() {
+  /** Looks for the server until it is there, then does once more what failed, unless its message is gone. */
+  async waitForServer(again) {
+    this.again = again;
     if (this.looking) return;
     this.looking = true;
     const { page } = this;
@@ -24,7 +26,7 @@ export class Recovery {
     }
     this.looking = false;
     page.app.say("The server is back.");
-    if (page.part("message").hidden) return;
+    if (page.part("message").hidden || page.retry !== this.again) return;
     page.dismiss();
     page.retry?.();
   }

@@ -11,6 +11,7 @@ import { boundingBox } from "./rle.js";
 const ADD = "#0072b2"; // Okabe and Ito's blue and vermilion, with a glyph each: never told apart by colour alone
 const REMOVE = "#b34a00";
 const MARGIN = 16;
+const SIGHT = 48; // pixels from the edge at which the crosshair takes the view along
 
 const shortened = (name) => (name.length > 28 ? `${name.slice(0, 27)}…` : name);
 
@@ -33,13 +34,13 @@ export class Stage {
     this.resized();
   }
 
-  /** @param {ImageBitmap|null} bitmap the picture, perhaps smaller than `size` */
-  setPicture(bitmap, size) {
+  /** @param {ImageBitmap|null} bitmap the picture, perhaps smaller than `size`; another than the one before or the same */
+  setPicture(bitmap, size, isAnother = false) {
     const isSame = this.size && size && String(this.size) === String(size);
     if (this.bitmap !== bitmap) this.bitmap?.close?.();
     this.bitmap = bitmap;
     this.size = size;
-    if (size && !isSame) this.fit();
+    if (size && (isAnother || !isSame)) this.fit();
     this.redrawPicture();
   }
 
@@ -77,6 +78,14 @@ export class Stage {
     this.isFitted = false;
     this.view = zoomAt(this.view, at, factor, this.size, this.room);
     this.redrawPicture();
+  }
+
+  /** Moves the view as far as is needed to see a place of the picture. */
+  reveal(place) {
+    const [x, y] = this.onStage(place);
+    const needed = (at, length) => Math.max(SIGHT - at, 0) + Math.min(length - SIGHT - at, 0);
+    const [dx, dy] = [needed(x, this.room.width), needed(y, this.room.height)];
+    if (dx || dy) this.pan(dx, dy);
   }
 
   pan(dx, dy) {

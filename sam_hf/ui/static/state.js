@@ -5,7 +5,8 @@
  *   steps     of the object being made, see prompts.js
  *   editing   id of the kept object that is open again, or null
  *   objects   [{id, name, color, steps, rle, original, score, hidden, fill_holes, drop_islands, polygon_detail}]
- *             `original` is the mask before holes were filled and islands dropped
+ *             `original` is the mask before holes were filled and islands dropped; null where a session file has the
+ *             tidied one alone
  *   selected  id of the kept object that the panel is about, or null
  *   finds     what everything mode or a phrase has found and nobody has kept yet, see finding.js: {shown, others, note};
  *             `others` are masks of other things than those that were asked for
@@ -14,6 +15,7 @@
 import { readObject } from "./session_file.js";
 
 /** Okabe and Ito's colours that stand out from photographs; told apart with any kind of colour vision. */
+const LONGEST_NAME = 120;
 export const COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442"];
 const HISTORY = 200;
 
@@ -77,23 +79,23 @@ export function nextColor(objects) {
   return COLORS[uses.indexOf(Math.min(...uses))];
 }
 
-/** The first free name "object 1", "object 2", ... or, for something found by a phrase, the phrase. */
-export function nextName(objects, base = "object") {
+/** The first free name of "object 1", "object 2", ... */
+export function nextName(objects) {
   const names = new Set(objects.map((object) => object.name));
-  if (base !== "object" && !names.has(base)) return base;
-  let number = base === "object" ? 1 : 2;
-  while (names.has(`${base} ${number}`)) number++;
-  return `${base} ${number}`;
+  let number = 1;
+  while (names.has(`object ${number}`)) number++;
+  return `object ${number}`;
 }
 
 let made = 0;
 
-/** An object as it is kept. */
+/** An object as it is kept. Several may have one name: it is their class in datasets. */
 export function makeObject(objects, { rle, score = null, steps = [], name, color, ...rest }) {
   const plain = { hidden: false, fill_holes: 0, drop_islands: 0, polygon_detail: 1 };
   const id = `o${++made}`;
-  const named = { name: nextName(objects, name || "object"), color: color ?? nextColor(objects) };
-  return { ...plain, ...named, ...rest, id, steps, rle, original: rle, score };
+  const named = { name: name?.slice(0, LONGEST_NAME) || nextName(objects), color: color ?? nextColor(objects) };
+  const original = rest.fill_holes || rest.drop_islands ? null : rle;
+  return { ...plain, ...named, ...rest, id, steps, rle, original, score };
 }
 
 /** Keeps the object being made: a new one, or the one that was open again. */
@@ -130,7 +132,7 @@ export function removeObject(document, id) {
 export function reopen(document, id, nothing) {
   const object = document.objects.find((candidate) => candidate.id === id);
   if (!object) return document;
-  const steps = object.steps.length ? object.steps : [{ ...nothing, brush: object.original }];
+  const steps = object.steps.length ? object.steps : [{ ...nothing, brush: object.original ?? object.rle }];
   return { ...document, steps, editing: id, selected: id };
 }
 

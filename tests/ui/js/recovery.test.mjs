@@ -41,3 +41,19 @@ test("a picture that is not open any more is neither sent nor taken for the one 
   assert.equal(await recovery.sendAgain(now), "dog.png for tiny");
   assert.deepEqual(sent, ["dog.png"]);
 });
+
+test("what failed is done again when the server is back, and nothing else that a message offers meanwhile", async (context) => {
+  context.mock.timers.enable({ apis: ["setTimeout"] });
+  for (const isReplaced of [false, true]) {
+    const done = [];
+    const [failed, other] = ["failed", "other"].map((name) => () => void done.push(name));
+    const message = { hidden: false };
+    const page = { element: { isConnected: true }, server: { isThere: async () => true }, app: { say() {} }, part: () => message, dismiss() {} };
+    page.retry = failed;
+    const waiting = new Recovery(page).waitForServer(failed);
+    if (isReplaced) page.retry = other;
+    context.mock.timers.tick(1000);
+    await waiting;
+    assert.deepEqual(done, isReplaced ? [] : ["failed"]);
+  }
+});

@@ -43,7 +43,8 @@ test("kept objects have names and colours of their own, and keep their steps", (
   assert.equal(new Set(objects.slice(0, state.COLORS.length).map(({ color }) => color)).size, state.COLORS.length);
   assert.deepEqual(objects[3].steps, [step(3)]);
   const found = state.keepAll(state.EMPTY, [{ rle: RLE, name: "a cup" }, { rle: RLE, name: "a cup" }]).objects;
-  assert.deepEqual(found.map(({ name, steps }) => [name, steps.length]), [["a cup", 0], ["a cup 2", 0]]);
+  assert.deepEqual(found.map(({ name, steps }) => [name, steps.length]), [["a cup", 0], ["a cup", 0]]); // one class in datasets
+  assert.equal(state.keepAll(state.EMPTY, [{ rle: RLE, name: "x".repeat(300) }]).objects[0].name.length, 120);
 });
 
 test("an object that is opened again is replaced, not doubled", () => {
@@ -157,4 +158,20 @@ test("a session of prompts alone takes the server's masks, one of another file o
   assert.equal(state.strangeness(session, { sha256: "aa" }, "tiny"), null);
   assert.match(state.strangeness(session, { sha256: "bb" }, "tiny"), /another file/);
   assert.match(state.strangeness(session, { sha256: null }, "other"), /checkpoint tiny/);
+});
+
+test("in a session null says the same as nothing, and points without labels are on the object", () => {
+  const plain = { points: [[1, 1]], labels: null, box: null, brush: null, previous: null, selected: null };
+  const object = { name: null, color: null, steps: [plain, { points: [[1, 1]] }], rle: RLE, fill_holes: null, hidden: null };
+  const session = { format: "sam_hf.session", version: 1, image: null, objects: [object, { ...object, name: "a cup" }, { ...object, name: "a cup" }] };
+  const { objects } = state.documentOf(session, [2, 2]);
+  assert.deepEqual(objects.map(({ name }) => name), ["object 1", "a cup", "a cup"]);
+  assert.deepEqual(objects[0].steps.map(({ labels, previous }) => [labels, previous]), [[[1], false], [[1], false]]);
+});
+
+test("the mask before holes were filled is not known from a session", () => {
+  const objects = [{ steps: [], rle: RLE, fill_holes: 100 }, { steps: [], rle: RLE }];
+  const document = state.documentOf({ format: "sam_hf.session", version: 1, objects }, [2, 2]);
+  assert.deepEqual(document.objects.map(({ original }) => original), [null, RLE]);
+  assert.deepEqual(state.reopen(document, document.objects[0].id, NOTHING).steps[0].brush, RLE);
 });
