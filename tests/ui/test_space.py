@@ -1,8 +1,11 @@
 """The Space's files, `app.py` and the command: they agree with the package, and importing does no work."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -49,6 +52,22 @@ def test_app_py_is_short_and_imports_without_work():
     code = "import sys, app; print(sorted({'torch', 'gradio', 'sam_hf'} & set(sys.modules)), hasattr(app, 'other'))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[] False", done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_an_app_that_is_ended_leaves_no_files(tmp_path, how):
+    environment = {name: value for name, value in os.environ.items() if name != "GRADIO_TEMP_DIR"}
+    environment |= {"TMPDIR": str(tmp_path), "SAM_HF_CACHE": str(tmp_path / "cache")}
+    with subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL) as app:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("sam_hf-app-*")) and app.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert list(tmp_path.glob("sam_hf-app-*"))
+        time.sleep(1)
+        app.send_signal(how)
+        assert app.wait(30) != 0
+    assert not list(tmp_path.glob("sam_hf-app-*"))
 
 
 def test_the_environment_says_what_the_space_offers(monkeypatch):
