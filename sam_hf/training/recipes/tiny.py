@@ -123,6 +123,8 @@ STAGES: tuple[Stretch, ...] = (
     ),
     AlignmentStage("4-alignment", 256, minutes=6, seed=4),
     ClipStage("5-clip", minutes=60, warmup=50, ema=0.998, seed=101, goes_on=True),
+    ClipStage("6-clip", 256, minutes=35, rivals=2, ema=0.997, seed=108, goes_on=True),
+    ClipStage("7-clip", 256, minutes=38, rivals=2, warmup=40, ema=0.997, seed=109, goes_on=True),
 )
 
 
