@@ -210,7 +210,7 @@ class ExportedDecoder(nn.Module):
 
 
 def gelu(features: Tensor) -> Tensor:
-    """`F.gelu`, with its factors in the order in which onnxruntime recognises it and makes one operation of the five."""
+    """`F.gelu`, its factors in the order in which onnxruntime recognises it and makes one operation of the five."""
     return features * (torch.erf(features / math.sqrt(2)) + 1) * 0.5
 
 
