@@ -50,6 +50,7 @@ def app(checkpoints):
     options = launch_options("127.0.0.1", None, prevent_thread_lock=True, quiet=True, **page_look())
     _, address, _ = demo.launch(**options)
     demo.address = address
+    checkpoints.decoder("tiny")  # exported, however long that takes on a busy machine, before a page waits for it
     yield demo
     demo.close(verbose=False)
 
