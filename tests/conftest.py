@@ -23,27 +23,16 @@ TOGETHER = {
 }
 
 
-def _together(nodeid: str) -> str:
-    file = nodeid.split("::")[0]
-    return next((name for name, files in TOGETHER.items() if file.startswith(files)), file)
-
-
-def pytest_collection_modifyitems(items):
-    """What takes longest begins, so that nobody waits for it at the end."""
-    order = [*TOGETHER]
-    items.sort(key=lambda item: order.index(name) if (name := _together(item.nodeid)) in order else len(order))
-
-
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """In several processes, a file's tests run in one of them, and so do those of `TOGETHER`."""
+    """In several processes, a file's tests run in one of them, and so do those of `TOGETHER`; the longest begin."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid):
-            return _together(nodeid)
+            file = nodeid.split("::")[0]
+            return next((name for name, files in TOGETHER.items() if file.startswith(files)), file)
 
-    config.option.loadscopereorder = False
     return Scheduling(config, log)
 
 
