@@ -7,7 +7,6 @@ progress and messages to stderr.
 
 import importlib
 import json
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from enum import Enum
@@ -20,7 +19,7 @@ import sam_hf
 from sam_hf.inference import image_files, result_files
 from sam_hf.inference.mask_generation import SamAutomaticMaskGenerator, check_options
 from sam_hf.inference.typed_prompts import TypedPrompts, parse_box, parse_point
-from sam_hf.terminal import UsageProblem, bar, first_line, for_each, messages, progress, say
+from sam_hf.terminal import UsageProblem, bar, clear_up_when_ended, first_line, for_each, messages, progress, say
 
 if TYPE_CHECKING:
     from sam_hf.inference.predictor import SamPredictor
@@ -82,7 +81,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the records, one JSO
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and ends the process with its exit code."""
-    signal.signal(signal.SIGTERM, _stop)
+    clear_up_when_ended()
     try:
         code = app(args=arguments, prog_name="sam-hf", standalone_mode=False)
     except UsageProblem as problem:
@@ -406,11 +405,6 @@ def _found(result: dict[str, Any], out: Path) -> str:
         found = "not there"
     sure = f"presence {result['presence']:.2f}{'' if result['calibrated'] else ' (not calibrated)'}"
     return f"{result['image']}: {found}, {sure}, by {result['grounding']} -> {out / result['overlay']}"
-
-
-def _stop(signal_number: int, frame: Any) -> None:
-    # Like Ctrl-C, so that temporary files are cleared on the way out.
-    raise SystemExit(128 + signal_number)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """What the command line shows: results on stdout, progress and messages on stderr, one image after the other."""
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -106,6 +108,12 @@ def _printable(line: str, stream: Any) -> str:
 def say(*lines: str) -> None:
     for line in lines:
         messages.print(_printable(line, sys.stderr), markup=False)
+
+
+def clear_up_when_ended() -> None:
+    """Makes SIGTERM end the process like Ctrl-C does, so that temporary files are cleared on the way out."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
 def first_line(error: Exception) -> str:

@@ -20,6 +20,7 @@ from .shapes import HELD_OUT_PAIRS, SHAPES, shape_nouns
 from .textures import PATTERNS
 
 MAX_PHRASES = 6
+_CATEGORIES = tuple(sorted(CATEGORIES))
 _CLEAR_RATIO = 1.7  # how much larger a "big" thing is than every other thing of its kind
 
 
@@ -229,7 +230,7 @@ def near_misses(attributes: Attributes, split: str, rng: np.random.Generator, co
         rng: Draws them.
         count: At most so many.
     """
-    others = SHAPES if "shape" in attributes.nouns else _all_glyph_nouns(split)
+    alike = SHAPES if "shape" in attributes.nouns else _all_glyph_nouns(split)
     out: dict[Claim, None] = {}
     for _ in range(4 * count):
         if len(out) == count:
@@ -238,7 +239,8 @@ def near_misses(attributes: Attributes, split: str, rng: np.random.Generator, co
         if rng.random() < 0.5:
             claim = Claim(noun, COLOURS[int(rng.random() * len(COLOURS))])
         else:
-            claim = Claim(others[int(rng.random() * len(others))], attributes.colour)
+            others = alike if rng.random() < 0.6 else SHAPES if rng.random() < 0.3 else _CATEGORIES
+            claim = Claim(others[int(rng.random() * len(others))], attributes.colour if rng.random() < 0.7 else None)
         if claim.noun.split()[0] in COLOURS:
             claim = replace(claim, colour=None)
         held_out = split == "train" and (claim.colour, claim.noun) in HELD_OUT_PAIRS
@@ -247,6 +249,7 @@ def near_misses(attributes: Attributes, split: str, rng: np.random.Generator, co
     return tuple(out)
 
 
+@cache
 def _glyphs_of(split: str) -> tuple:
     entries = glyph_entries()
     return entries if split == "test" else tuple(entry for entry in entries if not entry.held_out)

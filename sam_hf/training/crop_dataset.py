@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch.utils.data import Dataset
@@ -66,6 +67,7 @@ class CropDataset(Dataset):
         zero_background: probability of blackening what is outside the mask (paper: 0.5).
         rivals: how many phrases that are nearly true of it each crop comes with, at most: right noun, wrong colour, or
             the reverse. Chance seldom brings such a pair into a batch.
+        warp: probability of `warped` for what has no geometric name, so that few glyphs look like more.
         seed: of the choices made here.
     """
 
@@ -77,9 +79,10 @@ class CropDataset(Dataset):
         scale: tuple[float, float] = (1.0, 2.0),
         zero_background: float = 0.5,
         rivals: int = 0,
+        warp: float = 0.0,
         seed: int = 0,
     ) -> None:
-        self.generator, self.crops, self.size, self.rivals = generator, crops, size, rivals
+        self.generator, self.crops, self.size, self.rivals, self.warp = generator, crops, size, rivals, warp
         self.scale, self.zero_background, self.seed = scale, zero_background, seed
 
     def __getitem__(self, index: int) -> list[dict[str, Any]]:
@@ -92,6 +95,8 @@ class CropDataset(Dataset):
         samples = []
         for thing in rng.sample(named, min(self.crops, len(named))):
             image, mask = random_crop(scene.image, thing.mask, self.size, self.scale, self.zero_background, rng)
+            if "shape" not in thing.attributes.nouns and words.random() < self.warp:
+                image, mask = warped(image, mask, words)
             near = near_misses(thing.attributes, "train", words, self.rivals)
             samples.append(
                 {
@@ -119,6 +124,17 @@ def random_crop(
     if not mask.any():
         return np.zeros((size, size, 3), np.uint8), np.zeros((size, size), bool)
     return crop(image, mask.astype(bool), factor, size, zero)
+
+
+def warped(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A crop (s,s,3) uint8 and its mask (s,s) bool turned, sheared, stretched and mirrored about their middle."""
+    turn, shear, stretch = rng.uniform((-0.5, -0.25, -0.3), (0.5, 0.25, 0.3))
+    matrix = np.array([(np.cos(turn), -np.sin(turn)), (np.sin(turn), np.cos(turn))])
+    matrix = matrix @ np.array([(np.exp(stretch), shear), (0, np.exp(-stretch))]) @ np.diag([rng.choice((-1, 1)), 1])
+    middle = np.full(2, (len(image) - 1) / 2)
+    affine = np.column_stack([matrix, middle - matrix @ middle])
+    picture = cv2.warpAffine(image, affine, mask.shape[::-1], borderMode=cv2.BORDER_REFLECT_101)
+    return picture, cv2.warpAffine(mask.astype(np.uint8), affine, mask.shape[::-1], flags=cv2.INTER_NEAREST) > 0
 
 
 class CropCollate:

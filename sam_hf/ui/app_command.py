@@ -3,7 +3,6 @@
 import argparse
 import os
 import shutil
-import signal
 import sys
 import tempfile
 import threading
@@ -11,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sam_hf.model.checkpoint_names import EMBEDDED_NAME
-from sam_hf.terminal import say
+from sam_hf.terminal import clear_up_when_ended, say
 
 PRECISIONS = ("float32", "float16", "bfloat16")
 
@@ -19,8 +18,7 @@ PRECISIONS = ("float32", "float16", "bfloat16")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Open the app: a page to segment pictures on, and an API, on this machine only unless --host says otherwise."""
     options = parser().parse_args(arguments)
-    if threading.current_thread() is threading.main_thread():  # of an app that is stopped nothing stays on disk
-        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    clear_up_when_ended()
     with _private_folder():
         demo = make_demo(options)
         _serve(demo, options)

@@ -10,7 +10,7 @@ import torch
 from sam_hf import SamConfig, SamModel
 from sam_hf.model.text_encoder import SamTokenizer
 from sam_hf.training import clip as small_clip
-from sam_hf.training.crop_dataset import CropCollate, CropDataset, parse_phrase, truth
+from sam_hf.training.crop_dataset import CropCollate, CropDataset, parse_phrase, truth, warped
 
 TEXT = {"context_length": 8, "vocab_size": 600, "width": 16, "heads": 2, "layers": 1}
 RESNET = {"embed_dim": 16, "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}, "text_cfg": TEXT}
@@ -122,6 +122,52 @@ def test_a_crop_is_told_from_what_is_nearly_true_of_it():
         among = torch.cat([crops, scale * torch.einsum("nd,nrd->nr", images, rivals)], 1).log_softmax(1)
         more = (crops.log_softmax(1) - among[:, :2]).diagonal().mean() / 2  # each crop has one phrase here
         torch.testing.assert_close(with_rivals - module(**batch)["loss"], more, rtol=1e-3, atol=1e-5)
+
+
+def test_warping_moves_a_crop_and_its_mask_alike_and_leaves_shapes_alone(monkeypatch):
+    image, mask = np.zeros((48, 48, 3), np.uint8), np.zeros((48, 48), bool)
+    mask[14:34, 18:26] = True
+    image[mask] = 250
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        picture, moved = warped(image, mask, rng)
+        agreement = (moved & (picture[..., 0] > 125)).sum() / (moved | (picture[..., 0] > 125)).sum()
+        assert agreement > 0.85 and 0.7 < moved.sum() / mask.sum() < 1.4 and (moved != mask).any()
+    plain, bent = (CropDataset(scene, crops=2, size=32, warp=warp, seed=1)[0] for warp in (0.0, 1.0))
+    assert all((one["mask"] != other["mask"]).any() for one, other in zip(plain, bent, strict=True))
+    monkeypatch.setattr(TRUCK, "nouns", (*TRUCK.nouns, "shape"))
+    monkeypatch.setattr(CAR, "nouns", (*CAR.nouns, "shape"))
+    plain, bent = (CropDataset(scene, crops=2, size=32, warp=warp, seed=1)[0] for warp in (0.0, 1.0))
+    assert all((one["image"] == other["image"]).all() for one, other in zip(plain, bent, strict=True))
+
+
+def test_every_pair_can_be_asked_by_itself(batch):
+    torch.manual_seed(0)
+    clip = small_clip.build_clip(RESNET).eval()
+    plain, pairwise = small_clip.ClipForTraining(clip), small_clip.ClipForTraining(clip, pairwise=0.5)
+    assert not hasattr(plain.level, "grad") and pairwise.level.item() == 0.5
+    rivals = {"rival_ids": batch["input_ids"][:2].flip(0), "rival_of": torch.tensor([1, 4])}
+    with torch.no_grad():
+        more = pairwise(**batch, **rivals)["loss"] - plain(**batch, **rivals)["loss"]
+        features = clip(image=small_clip.normalise_crops(batch["images"]), text=batch["input_ids"])
+        texts, images, scale = (features[name] for name in ("text_features", "image_features", "logit_scale"))
+        odds = scale * (texts @ images.t() - 0.5)
+        surprise = torch.where(batch["positive"], -odds, odds).exp().log1p()[~batch["ignore"]].sum()
+        # of rivals only their own crop is known not to be what they say
+        surprise += sum((scale * (texts[1 - i] @ images[crop] - 0.5)).exp().log1p() for i, crop in enumerate((1, 4)))
+    torch.testing.assert_close(more, 0.5 * surprise / 6, rtol=1e-3, atol=1e-4)
+
+
+def test_phrases_are_read_once_and_no_further_than_they_go():
+    clip = small_clip.build_clip(RESNET).eval()
+    phrases = ["red car", "a big red truck", "car", "red car", ""]
+    for some in (phrases, phrases[:1]):
+        ids = SamTokenizer(600, 8)(some)["input_ids"]
+        with torch.no_grad():
+            expected = clip.encode_text(ids, normalize=True)
+            torch.testing.assert_close(small_clip.phrase_vectors(clip, ids), expected)
+    small_clip.phrase_vectors(clip, ids).sum().backward()
+    assert clip.token_embedding.weight.grad.isfinite().all()
 
 
 def test_folder_is_an_open_clip_folder(tmp_path, batch):

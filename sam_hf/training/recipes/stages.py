@@ -82,8 +82,11 @@ class ClipStage(Stretch):
     """Training of the small CLIP whose text tower the later stages use, on crops of the scenes.
 
     Attributes:
-        scenes: scenes per step, up to five crops each.
+        scenes: scenes per step.
+        crops: of each scene, at most.
         rivals: how many phrases that are nearly true of it each crop is told from.
+        warp: probability of warping a crop, see `CropDataset`.
+        pairwise: see `ClipForTraining`.
         goes_on: start from the weights of the `ClipStage` before; the text branch keeps the tower it has. The CLIP
             itself is what such a stage is for: it is shipped beside the checkpoint.
     """
@@ -92,7 +95,10 @@ class ClipStage(Stretch):
     ema: float = 0.995
     seed: int = 100
     scenes: int = 48
+    crops: int = 5
     rivals: int = 0
+    warp: float = 0.0
+    pairwise: float = 0.0
     goes_on: bool = False
 
 
@@ -147,11 +153,13 @@ def run_clip_stage(
     clip = build_clip(clip_config) if start is None else load_clip(start)
     generator = SceneGenerator(size=stage.size, split="train", seed=stage.seed, font=font)
     side = clip.sam_hf_config["vision_cfg"]["image_size"]
-    dataset = CropDataset(generator, size=side, rivals=stage.rivals, seed=stage.seed)
+    dataset = CropDataset(
+        generator, crops=stage.crops, size=side, rivals=stage.rivals, warp=stage.warp, seed=stage.seed
+    )
     text = clip.sam_hf_config["text_cfg"]
     collate = CropCollate(SamTokenizer(text["vocab_size"], text["context_length"]))
     config = _trainer_config(stage, folder, mixed_precision, num_workers, **trainer_options)
-    trainer = Trainer(ClipForTraining(clip), dataset, config, collate=collate)
+    trainer = Trainer(ClipForTraining(clip, pairwise=stage.pairwise), dataset, config, collate=collate)
     if not trainer.train(resume=resume):
         return False
     trainer.load_average()

@@ -4,6 +4,7 @@
  */
 import { iconButton, make } from "./elements.js";
 import { putIcon } from "./icons.js";
+import { LONGEST_NAME } from "./state.js";
 
 const AREAS = [0, 10, 30, 100, 300, 1000, 3000, 10000, 30000, 100000];
 const DETAILS = Array.from({ length: 11 }, (_, index) => index / 10);
@@ -55,7 +56,7 @@ class Row {
     const place = (what) => ({ "data-place": what });
     this.swatch = make("input", { type: "color", onchange: ({ target }) => update({ color: target.value }), ...place("color") });
     this.name = make("input", {
-      type: "text", className: "sam-name", maxLength: 120, ...place("name"),
+      type: "text", className: "sam-name", maxLength: LONGEST_NAME, ...place("name"),
       onfocus: () => app.select(id),
       onchange: () => this.rename(),
       onblur: () => (this.name.value = this.object.name),

@@ -15,9 +15,9 @@
 import { readObject } from "./session_file.js";
 
 /** Okabe and Ito's colours that stand out from photographs; told apart with any kind of colour vision. */
-const LONGEST_NAME = 120;
 export const COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442"];
 const HISTORY = 200;
+export const LONGEST_NAME = 120;
 
 export const NOTHING_FOUND = Object.freeze({ shown: [], others: [], note: "" });
 export const EMPTY = Object.freeze({ steps: [], editing: null, objects: [], selected: null, finds: NOTHING_FOUND });
