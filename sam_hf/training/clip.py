@@ -186,7 +186,7 @@ def phrase_vectors(clip: nn.Module, input_ids: torch.Tensor) -> torch.Tensor:
     ends = phrases.argmax(dim=-1)
     length = int(ends.max()) + 1
     tokens = clip.token_embedding(phrases[:, :length]) + clip.positional_embedding[:length]
-    with sdpa_kernel(SDPBackend.MATH):  # gradients of the fused kernel take up to ten times longer for short phrases
+    with sdpa_kernel(SDPBackend.MATH):  # of so short phrases the fused kernel's gradients take twice as long
         tokens = clip.ln_final(clip.transformer(tokens, attn_mask=clip.attn_mask[:length, :length]))
     vectors = tokens[torch.arange(len(phrases), device=phrases.device), ends] @ clip.text_projection
     return F.normalize(vectors.float(), dim=-1)[place]

@@ -105,8 +105,9 @@ def process_state() -> PartialState:
 
 
 def _quiet_worker(_: int) -> None:
-    # Ctrl-C reaches the whole process group; the main process alone decides when to stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C, and what ends a cluster's job, reach the whole process group; the main process alone decides when to stop
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
 
 

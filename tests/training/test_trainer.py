@@ -1,6 +1,7 @@
 """The trainer: resuming, stopping, schedules, averages."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -40,8 +41,9 @@ class Regression(nn.Module):
         self.signal_at, self.spoil_at, self.shown = signal_at, spoil_at, 0
 
     def forward(self, x, y, step=0):
-        if step == self.signal_at:
-            os.kill(os.getpid(), signal.SIGTERM)
+        if step == self.signal_at:  # as `kill -TERM -GROUP` does, and a cluster
+            for process in (*multiprocessing.active_children(), multiprocessing.current_process()):
+                os.kill(process.pid, signal.SIGTERM)
         loss = (self.net(x).squeeze(-1) - y).square().mean()
         if step == self.spoil_at:
             loss = loss * torch.nan
@@ -86,9 +88,11 @@ def test_a_killed_run_goes_on_to_the_same_loss_curve_and_weights(tmp_path, whole
         assert torch.equal(value, weights[name])
 
 
-def test_sigterm_saves_and_the_next_run_continues(tmp_path, whole):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_sigterm_saves_and_the_next_run_continues(tmp_path, whole, workers):
     before = signal.getsignal(signal.SIGTERM)
-    trainer = Trainer(Regression(signal_at=4), Numbers(), options(tmp_path, checkpoint_steps=0))
+    changes = {"checkpoint_steps": 0, "num_workers": workers}
+    trainer = Trainer(Regression(signal_at=4), Numbers(), options(tmp_path, **changes))
     assert trainer.train() is False
     assert signal.getsignal(signal.SIGTERM) is before
     assert [path.name for path in trainer.checkpoints()] == ["checkpoint-0000005"]
