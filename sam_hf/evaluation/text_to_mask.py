@@ -5,7 +5,7 @@ with a click into its middle, and the click alone. Nothing here knows how a segm
 `SamTextSegmenter.segment`'s call can be measured.
 
 Some phrases of public data a segmenter refuses to read, such as a bare "left". They are right questions all the same:
-each counts as one that was answered by nothing.
+each counts as one that was answered by nothing. Whatever else is refused, such as a wrong option, stays an error.
 
 Source: Segment Anything, §7.5 (a phrase, then a phrase with one click; figures only there); metrics see `text_scores`.
 """
@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import track
 
 from ..data.text_samples import TextSample
+from ..model.text_prompts import UnreadablePhrase
 from .click_protocol import interior_point
 from .provenance import describe_run
 from .scores import mask_iou
@@ -37,7 +38,8 @@ class Contender:
     Attributes:
         label: What the row is called.
         segmenter: Anything with `segment(image, text, points=, labels=, grounding=, instances=)` that returns a
-            `TextAnswer`. If it has a `predictor`, encoding is timed and clicks are asked alone.
+            `TextAnswer`, or raises `UnreadablePhrase` for a phrase that it refuses to read. If it has a `predictor`,
+            encoding is timed and clicks are asked alone.
         grounding: What it is asked to use.
     """
 
@@ -86,7 +88,7 @@ def evaluate_text(
 
     Raises:
         ValueError: No contender, two of the same label, one whose grounding cannot be had, or no phrase whose picture
-            and mask can be read.
+            and mask can be read; or a contender raises it for another reason than a phrase that it cannot read.
     """
     labels = [contender.label for contender in contenders]
     if not labels or len(set(labels)) < len(labels):
@@ -183,7 +185,7 @@ def _measure(
         started = _now()
         try:
             answer = segmenter.segment(image, one.sample.phrase, grounding=contender.grounding, instances=instances)
-        except ValueError:
+        except UnreadablePhrase:
             records.append(_unread(one, number))
             continue
         spent.append(_now() - started)

@@ -24,6 +24,7 @@ from ..inference.text.segmenter import calibration_name
 from ..inference.text.templates import BACKGROUND, PHOTO, PLAIN, SCENE
 from ..inference.text.verdict import Calibration
 from ..inference.text.views import VIEWS
+from ..model.text_prompts import UnreadablePhrase
 from .scores import KEEP_PRESENT
 from .text_to_mask import Contender
 
@@ -212,7 +213,7 @@ def _answered(
     """The phrases about one picture that can be read, with their answers; all at once where all can be read."""
     try:
         return list(zip(samples, ask([sample.phrase for sample in samples]), strict=True))
-    except ValueError as error:
+    except UnreadablePhrase as error:
         if len(samples) > 1:
             return [pair for sample in samples for pair in _answered(ask, [sample], passed_over)]
         passed_over(error)

@@ -7,7 +7,6 @@ kinds; embeddings are values that are kept in a bounded store; one predictor ser
 """
 
 import json
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from torch import nn
 
 from sam_hf.inference.embedding_store import EmbeddingStore, ImageEmbedding, content_key
 from sam_hf.inference.fingerprint import WeightsWatch
+from sam_hf.inference.prompt_messages import in_our_words, said_of_one_prompt
 from sam_hf.model.checkpoint_names import resolve
 from sam_hf.model.hub_access import pinned
 from sam_hf.model.image_loading import load_image_tensor
@@ -143,8 +143,8 @@ class SamPredictor:
         if self.model.config.text_config is None:
             raise ValueError(
                 "text: this checkpoint has no text branch; ask a SamTextSegmenter, which takes phrases on any "
-                'checkpoint by a CLIP, use a checkpoint that has one, such as the embedded "tiny", or prompt with '
-                "points, a box or a mask"
+                "checkpoint by a CLIP (its choose_mask says which of a click's masks a phrase means), use a "
+                'checkpoint that has one, such as the embedded "tiny", or prompt with points, a box or a mask'
             )
 
     @property
@@ -232,17 +232,18 @@ class SamPredictor:
         Raises:
             ValueError: If a prompt has the wrong shape, there is none, or the checkpoint cannot take it.
         """
-        answer = self.decode_batch(
-            embedding,
-            points=None if points is None else [points],
-            labels=None if labels is None else [labels],
-            boxes=None if box is None else [box],
-            mask_input=None if mask_input is None else [mask_input],
-            text=None if text is None else [text],
-            multimask_output=multimask_output,
-            return_logits=return_logits,
-            full_size=full_size,
-        )
+        with said_of_one_prompt():
+            answer = self.decode_batch(
+                embedding,
+                points=None if points is None else [points],
+                labels=None if labels is None else [labels],
+                boxes=None if box is None else [box],
+                mask_input=None if mask_input is None else [mask_input],
+                text=None if text is None else [text],
+                multimask_output=multimask_output,
+                return_logits=return_logits,
+                full_size=full_size,
+            )
         return Prediction(*(values[0] for values in answer))
 
     def check(
@@ -259,7 +260,8 @@ class SamPredictor:
             ValueError, TypeError: See `decode`.
         """
         given = (None if value is None else [value] for value in (points, labels, box, mask_input))
-        self._model_inputs(embedding, *given, text=None)
+        with said_of_one_prompt():
+            self._model_inputs(embedding, *given, text=None)
 
     @torch.inference_mode()
     def decode_batch(
@@ -331,7 +333,7 @@ class SamPredictor:
                 return_tensors="pt",
             )
         except (TypeError, ValueError) as error:
-            raise type(error)(_in_our_words(str(error))) from error
+            raise type(error)(in_our_words(str(error))) from error
         tensors = {name: values.to(self.device) for name, values in inputs.items() if not name.endswith("_sizes")}
         if not tensors:
             raise ValueError("expected at least one prompt; got only None")
@@ -447,13 +449,6 @@ class _PhraseCache:
                 while len(self._vectors) > PHRASES_KEPT:
                     self._vectors.popitem(last=False)
         return torch.stack([known[phrase] for phrase in phrases])[None]
-
-
-def _in_our_words(message: str) -> str:
-    """The processor's message about B images, said about the one image of a decode call."""
-    names = {"points": "points", "labels": "labels", "boxes": "boxes", "masks": "mask_input"}
-    message = re.sub(r"input_(points|labels|boxes|masks)(\[0\])?", lambda found: names[found[1]], message)
-    return re.sub(r"^text\[0\]", "text", message)
 
 
 def read_device(device: str | torch.device | None) -> torch.device:

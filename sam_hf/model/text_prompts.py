@@ -10,7 +10,9 @@ Source: §7.5 and App. D.5 of the paper name CLIP's tokeniser and nothing else; 
 
 import unicodedata
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any
 
@@ -24,6 +26,23 @@ NO_TEXT_BRANCH = (
     'such as the embedded "tiny", or pass `text_config=model.config.text_config.to_dict()` to SamProcessor if the '
     "model has one; sam_hf.SamTextSegmenter takes phrases on any checkpoint, by a CLIP"
 )
+
+
+class UnreadablePhrase(ValueError):
+    """A phrase that names nothing, such as a blank one or a bare "left": it is at fault, and nothing else."""
+
+
+_SAID: ContextVar[set[str] | None] = ContextVar("cuts that were said", default=None)
+
+
+@contextmanager
+def cuts_said_once() -> Iterator[None]:
+    """Within it what is cut off a phrase is said once, however often and in whatever batch the phrase is encoded."""
+    before = _SAID.set(set())
+    try:
+        yield
+    finally:
+        _SAID.reset(before)
 
 
 @lru_cache(maxsize=8)
@@ -71,10 +90,10 @@ def _checked(phrase: Any, where: str) -> str | None:
     if not isinstance(phrase, str):
         raise TypeError(f"{where}: expected a string, got {type(phrase).__name__}")
     if any(0xD800 <= ord(character) <= 0xDFFF for character in phrase):
-        raise ValueError(f"{where}: expected Unicode text, got a lone surrogate in {phrase!r:.60}")
+        raise UnreadablePhrase(f"{where}: expected Unicode text, got a lone surrogate in {phrase!r:.60}")
     phrase = "".join(" " if unicodedata.category(character) == "Cc" else character for character in phrase).strip()
     if not phrase:
-        raise ValueError(f"{where}: expected a phrase, got an empty text; pass None for no text")
+        raise UnreadablePhrase(f"{where}: expected a phrase, got an empty text; pass None for no text")
     return phrase
 
 
@@ -96,7 +115,7 @@ def encode_texts(read: list, n_prompts: int, text_config: Mapping[str, Any] | No
                 continue
             tokens = tokenizer.encode(phrase)
             if not tokens:
-                raise ValueError(f"text: expected a phrase, got no token from {phrase!r:.60}")
+                raise UnreadablePhrase(f"text: expected a phrase, got no token from {phrase!r:.60}")
             if len(tokens) > context_length - 2:
                 _warn_of_cut(tokenizer, tokens, context_length - 2, f"text[{i}][{p}]")
             encoded = tokenizer([phrase])
@@ -106,7 +125,12 @@ def encode_texts(read: list, n_prompts: int, text_config: Mapping[str, Any] | No
 
 
 def _warn_of_cut(tokenizer: Any, tokens: list[int], kept: int, where: str) -> None:
-    cut = tokenizer.decode(list(tokens[kept:])).strip()
+    cut, said = tokenizer.decode(list(tokens[kept:])).strip(), _SAID.get()
+    if said is not None:
+        if cut in said:
+            return
+        said.add(cut)
+        where = "text"
     quoted = cut if len(cut) <= QUOTED_CHARACTERS else f"{cut[:QUOTED_CHARACTERS]}... ({len(cut)} characters)"
     warnings.warn(
         f"{where}: the text has {len(tokens)} tokens, {kept} fit; this was cut off: {quoted!r}",

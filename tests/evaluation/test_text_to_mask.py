@@ -25,6 +25,7 @@ from sam_hf.evaluation.text_variants import fit_calibration, read_option, varian
 from sam_hf.hub.text_result_tables import format_text_results
 from sam_hf.inference.text.instances import TextAnswer
 from sam_hf.inference.text.verdict import Calibration
+from sam_hf.model.text_prompts import UnreadablePhrase
 from sam_hf.training import clip as small_clip
 
 
@@ -75,7 +76,7 @@ class Knowing:
         if not isinstance(text, str):
             return [self.segment(image, phrase, points, labels, grounding, instances) for phrase in text]
         if text in ("left", "far right"):
-            raise ValueError(f"text: {text!r} says where, but not what")
+            raise UnreadablePhrase(f"text: {text!r} says where, but not what")
         self.asked.append((text, grounding, instances, image.tobytes()))
         masks = KNOWN.get(text, [np.ones((20, 40), bool)])
         if points is None:
@@ -252,6 +253,31 @@ def test_a_grounding_that_cannot_be_had_is_no_unreadable_phrase():
 
     with pytest.raises(ValueError, match="needs a CLIP"):
         evaluate_text([Contender("a", Lacking(), "dense")], [_samples()], progress=False)
+
+
+@pytest.mark.parametrize("message", ["views: expected some of crop, dimmed", "attention: expected one of nacl"])
+def test_a_wrong_option_is_no_unreadable_phrase(message):
+    class Wrong(Knowing):
+        def segment(self, image, text, **more):
+            if text == "bars":
+                raise ValueError(message)
+            return super().segment(image, text, **more)
+
+    samples = [replace(_samples()[0], phrase="left"), *_samples()]
+    with pytest.raises(ValueError, match=message):
+        evaluate_text([Contender("a", Wrong(), "dense")], [samples], progress=False)
+
+
+def test_a_contender_may_say_itself_what_it_cannot_read():
+    class Picky(Knowing):
+        def segment(self, image, text, **more):
+            if text == "star":
+                raise UnreadablePhrase("text: expected something else than a star")
+            return super().segment(image, text, **more)
+
+    samples = [*_samples(), replace(_samples()[-1], phrase="left")]
+    found = evaluate_text([Contender("a", Picky(), "dense")], [samples], progress=False)
+    assert found["counts"]["unreadable_phrases"] == 2 and found["rows"]["a"]["ways"] == {"dense": 4}
 
 
 def test_a_calibration_passes_over_what_cannot_be_read(capsys):

@@ -1,7 +1,7 @@
 """CLIP behind three calls: phrases, small pictures and the places of a large picture, all as vectors of one space.
 
-What was computed is kept: vectors of phrases, bounded in number, and maps of pictures, bounded in bytes. Results lie
-on the CPU in float32 whatever the model's device and precision.
+What was computed is kept: vectors of phrases, bounded in number, and maps of pictures and vectors of masks, each
+bounded in bytes. Results lie on the CPU in float32 whatever the model's device and precision.
 
 Source: Radford et al. 2021 (arXiv 2103.00020); the models are open_clip's.
 """
@@ -26,11 +26,12 @@ from sam_hf.inference.text.templates import PHOTO, PLAIN, clean_phrases, fill
 from sam_hf.model.clip_beside import clip_beside
 from sam_hf.model.clip_loading import A_CLIP, load_clip
 from sam_hf.model.text_encoder import CLIP_VOCABULARY, import_open_clip
-from sam_hf.model.text_prompts import QUOTED_CHARACTERS, tokenizer_for
+from sam_hf.model.text_prompts import QUOTED_CHARACTERS, UnreadablePhrase, tokenizer_for
 
 TEXTS_AT_ONCE = 128
 TEXTS_KEPT = 4096
 MAPS_BYTES = 2**27
+MASKS_BYTES = 2**24  # some thousand masks
 # Side of a dense map's picture where none is asked for: towers for smaller pictures see too coarsely at their own
 # size (`sam-hf evaluate text --option dense.size=...` compares).
 DENSE_SIZE, FINE_ENOUGH = 384, 320
@@ -50,6 +51,9 @@ class ClipEncoder:
         mean: Of its training pictures per channel, on the scale to 1.
         std: Their deviation.
         name: What to call it.
+
+    Attributes:
+        masks_seen: Where `ranking.mask_vectors` keeps what this CLIP saw in masks.
 
     Raises:
         ValueError: If it takes no square pictures.
@@ -71,6 +75,7 @@ class ClipEncoder:
         self._watch = WeightsWatch(clip)
         self._vectors: OrderedDict[tuple, tuple[Tensor, str]] = OrderedDict()
         self._maps = EmbeddingStore(max_bytes=MAPS_BYTES)
+        self.masks_seen = EmbeddingStore(max_bytes=MASKS_BYTES)
         self._lock, self._tokenizing = threading.Lock(), threading.Lock()
 
     @classmethod
@@ -172,7 +177,8 @@ class ClipEncoder:
             (n,D) float32 unit vectors, CPU.
 
         Raises:
-            ValueError: If a phrase is empty, no Unicode text, or without any token, or a template has no "{}".
+            ValueError: If a phrase is empty, no Unicode text, or without any token (`UnreadablePhrase`), or a template
+                has no "{}".
             TypeError: If something is not a string, or a single string was given for a list.
         """
         read, templates = clean_phrases(phrases, "phrases"), _read_templates(templates)
@@ -207,7 +213,7 @@ class ClipEncoder:
         with self._tokenizing:  # a fast tokenizer of transformers panics if two threads use it
             for phrase in phrases:
                 if hasattr(self._tokenizer, "encode") and not self._tokenizer.encode(phrase):
-                    raise ValueError(f"phrases: expected a phrase, got no token from {phrase!r:.60}")
+                    raise UnreadablePhrase(f"phrases: expected a phrase, got no token from {phrase!r:.60}")
             # Up to the phrase: nobody misses what a sentence says after it.
             heads = {template[: template.index("{}") + 2] for template in templates}
             cuts = [

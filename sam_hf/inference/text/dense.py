@@ -19,10 +19,20 @@ import cv2
 import numpy as np
 import torch
 
+from sam_hf.inference.text.dense_features import ATTENTIONS
+from sam_hf.inference.text.grounding_options import (
+    check_choice,
+    check_counts,
+    check_numbers,
+    check_shares,
+    check_templates,
+    check_words,
+)
 from sam_hf.inference.text.instances import Found, Request, TextInstance, log_odds
 from sam_hf.inference.text.placement import Geometry, distinct, geometry_answers, to_instances
 from sam_hf.inference.text.ranking import RANKING_VIEWS, by_score, mask_vectors, text_log_odds
 from sam_hf.inference.text.templates import BACKGROUND
+from sam_hf.inference.text.views import VIEWS
 from sam_hf.model.image_operations import height_width
 
 if TYPE_CHECKING:
@@ -73,7 +83,7 @@ class DenseGrounding:
         overlap: Two masks are one object if so much of the smaller lies in the larger; the higher score stays.
 
     Raises:
-        ValueError: If an option is out of range.
+        TypeError, ValueError: If an option is of the wrong type, or out of range.
     """
 
     name = "dense"
@@ -98,15 +108,15 @@ class DenseGrounding:
         also: float = 0.5,
         overlap: float = 0.8,
     ):
-        shares = {"relative": relative, "absolute": absolute, "min_area": min_area, "also": also, "overlap": overlap}
-        for option, value in (shares | {"min_predicted_iou": min_predicted_iou}).items():
-            if not 0 <= value <= 1:
-                raise ValueError(f"{option}: expected a number in [0,1], got {value}")
-        for option, value in (("smoothing", smoothing), ("mask_logit", mask_logit), ("iou_power", iou_power)):
-            if value < 0:
-                raise ValueError(f"{option}: expected a number of at least 0, got {value}")
-        if max_regions < 1:
-            raise ValueError(f"max_regions: expected at least 1, got {max_regions}")
+        check_choice(ATTENTIONS, attention=attention)
+        check_templates(templates=templates)
+        check_words(empty=True, background=background)
+        check_words(VIEWS, empty=True, views=views)
+        check_shares(relative=relative, absolute=absolute, min_area=min_area, also=also, overlap=overlap)
+        check_shares(min_predicted_iou=min_predicted_iou)
+        check_numbers(smoothing=smoothing, mask_logit=mask_logit, iou_power=iou_power)
+        check_numbers(positive=True, scale=scale)
+        check_counts(max_regions=max_regions, size=size)
         self.clip, self.attention, self.size, self.scale = clip, attention, size, scale
         self.templates, self.background, self.views = templates, tuple(background), tuple(views)
         self.smoothing, self.relative, self.absolute = smoothing, relative, absolute
@@ -199,7 +209,8 @@ class DenseGrounding:
     ) -> tuple[list[TextInstance], float]:
         """Of at least one mask those that the phrase names, best first, and the log-odds of the best."""
         if self.views:
-            vectors = mask_vectors(self.clip, request.pixels, [one.mask for one in masks], self.views)
+            shown = [one.mask for one in masks]
+            vectors = mask_vectors(self.clip, request.pixels, shown, self.views, key=request.embedding.key)
             texts = ([phrase], request.negatives, self.templates, self.background)
             odds = text_log_odds(self.clip, vectors, *texts)[:, 0].numpy()
         else:

@@ -28,6 +28,7 @@ import cv2
 import numpy as np
 
 from sam_hf.inference.predictor import Prediction
+from sam_hf.inference.text.grounding_options import check_counts, check_shares
 from sam_hf.inference.text.instances import (
     Found,
     Request,
@@ -39,7 +40,7 @@ from sam_hf.inference.text.instances import (
     stability,
 )
 from sam_hf.inference.text.opinions import Opinions
-from sam_hf.inference.text.placement import Geometry, distinct_instances
+from sam_hf.inference.text.placement import Geometry, distinct_instances, geometry_answers
 
 if TYPE_CHECKING:
     from sam_hf.inference.text.clip_encoder import ClipEncoder
@@ -69,7 +70,7 @@ class LearnedGrounding:
         negative_iou: IoU of masks above which a negative phrase speaks of the same thing.
 
     Raises:
-        ValueError: If an argument is out of range.
+        TypeError, ValueError: If an argument is of the wrong type, or out of range.
     """
 
     name = "learned"
@@ -84,13 +85,9 @@ class LearnedGrounding:
         overlap: float = 0.5,
         negative_iou: float = 0.5,
     ):
-        shares = {"keep_share": keep_share, "overlap": overlap, "negative_iou": negative_iou}
-        for argument, value in shares.items():
-            if not 0 <= value <= 1:
-                raise ValueError(f"{argument}: expected a share in [0, 1], got {value!r}")
-        for argument, value, least in (("places", places, 0), ("max_instances", max_instances, 1)):
-            if value < least:
-                raise ValueError(f"{argument}: expected {least} or more, got {value!r}")
+        check_shares(keep_share=keep_share, overlap=overlap, negative_iou=negative_iou)
+        check_counts(0, places=places)
+        check_counts(max_instances=max_instances)
         self.alignment = alignment
         self.clip, self.places, self.keep_share, self.max_instances = clip, places, keep_share, max_instances
         self.overlap, self.negative_iou = overlap, negative_iou
@@ -124,10 +121,13 @@ class LearnedGrounding:
     ) -> list["_Answer"]:
         """The answer to each phrase and the geometry together."""
         alone = log_odds(float(_decode_all(request, None, 1).scores.max()))
+        # Something is there, whatever the phrase does to the decoder.
+        spare = max(geometry_answers(request), key=lambda one: one.score, default=None)
         answers = []
         for start in range(0, len(phrases), PROMPTS_AT_ONCE):
             some = list(phrases[start : start + PROMPTS_AT_ONCE])
-            found = _pick(request, _decode_all(request, some, len(some)), None)
+            found = _pick(request, _drawn_first(_decode_all(request, some, len(some))), None)
+            found = [one if one.mask.any() or spare is None else spare for one in found]
             odds = [2 * log_odds(one.predicted_iou) - alone for one in found]
             rated = opinions.rate(range(start, start + len(some)), found, odds)
             answers += [_Answer(one.predicted_iou, [one]) for one in rated]
@@ -281,8 +281,13 @@ def _ask_at(request: Request, places: Sequence[tuple[str, Point]]) -> list[_Gain
     return answers
 
 
+def _drawn_first(prediction: Prediction) -> Prediction:
+    """The same with empty masks at the end of each prompt's order; what is pointed at is something."""
+    return prediction._replace(scores=prediction.scores - 2 * ~prediction.masks.any(axis=(2, 3)))
+
+
 def _pick(request: Request, prediction: Prediction, points: Sequence[Point] | None) -> list[TextInstance]:
-    """Of each prompt's masks the one with the best predicted IoU, as an instance."""
+    """Of each prompt's masks the one with the best predicted IoU, as an instance; it may be empty."""
     chosen = prediction.scores.argmax(axis=1)
     rows = np.arange(len(chosen))
     logits, scores = prediction.low_res_logits[rows, chosen], prediction.scores[rows, chosen]

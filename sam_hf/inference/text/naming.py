@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sam_hf.inference.text.ranking import RANKING_VIEWS, mask_vectors, similarities
+from sam_hf.inference.text.ranking import RANKING_VIEWS, mask_vectors, says, similarities
 from sam_hf.inference.text.templates import BACKGROUND, clean_phrases
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def name_masks(
         threshold: A mask is named if the names together are at least this probable.
         views: How a mask is shown to CLIP, see `views.VIEWS`.
         templates: Sentences around names and background words; None: `ClipEncoder.templates`.
-        background: Words for what is there anyway; those that are names are left out.
+        background: Words for what is there anyway; those that a name says are left out, "sky" beside "blue sky".
 
     Returns:
         New records in the same order, with `label`, one of the names or `other`, and `label_probability`: of that
@@ -53,10 +53,10 @@ def name_masks(
     names = read_names(text, other)
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold: expected a number in [0,1], got {threshold}")
-    lowered = {name.casefold() for name in names}
-    rest = [word for word in background if word.casefold() not in lowered]
+    # One softmax for all names: a word that any of them says would take from that one what is its own.
+    rest = [word for word in background if not any(says(name, word) for name in names)]
     if not rest:
-        raise ValueError(f"background: expected a word that is no name, got {list(background)}")
+        raise ValueError(f"background: expected a word that is in no name, got {list(background)}")
     vectors = mask_vectors(clip, pixels, [record["segmentation"] for record in records], views)
     scores = clip.logit_scale * similarities(clip, vectors, [*names, *rest], templates)  # (n,R)
     probabilities = scores.softmax(dim=1)

@@ -86,7 +86,8 @@ class Opinions:
         """What CLIP says of n instances, weighed; 0 of an empty mask."""
         if self._clip is None or not instances:
             return [0.0] * len(instances)
-        seen = mask_vectors(self._clip, self._request.pixels, [one.mask for one in instances], VIEWS)
+        request, masks = self._request, [one.mask for one in instances]
+        seen = mask_vectors(self._clip, request.pixels, masks, VIEWS, key=request.embedding.key)
         odds = text_log_odds(self._clip, seen, self._phrases, background=EVERYDAY).numpy()  # (n,P)
         of_own = odds[np.arange(len(instances)), list(indices)]
         return (WEIGHT * np.where(np.isfinite(of_own), of_own, 0.0)).tolist()

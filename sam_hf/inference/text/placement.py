@@ -66,20 +66,23 @@ class Geometry:
 
 
 def geometry_answers(request: Request) -> list[TextInstance]:
-    """SAM's three masks for the points, box and mask alone: what a phrase can choose from even where nothing else was
-    found.
+    """SAM's three masks for the points, box and mask alone, or its single one if these are empty: what a phrase can
+    choose from even where nothing else was found.
 
     Returns:
         Without `text_probability`, the predicted IoU as score; no empty masks. Nothing if nothing was pointed at.
     """
     if not request.names_one:
         return []
-    answer = request.predictor.decode(
-        request.embedding, request.points, request.labels, request.box, request.mask_input, multimask_output=True
-    )
+    geometry = (request.points, request.labels, request.box, request.mask_input)
     foreground = Geometry(request).foreground
-    instances = to_instances(request, *answer, points=[foreground[0] if len(foreground) else None] * 3)
-    return [one for one in instances if one.mask.any()]
+    point = foreground[0] if len(foreground) else None
+    for several in (True, False):
+        answer = request.predictor.decode(request.embedding, *geometry, multimask_output=several)
+        instances = to_instances(request, *answer, points=[point] * len(answer.masks))
+        if drawn := [one for one in instances if one.mask.any()]:
+            return drawn
+    return []
 
 
 def to_instances(

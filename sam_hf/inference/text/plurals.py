@@ -74,12 +74,12 @@ def read_amount(phrase: str) -> Amount:
 
 def singular(word: str) -> str | None:
     """The singular of a plural noun; None if the word is no plural by the rule above."""
-    lower, tail = re.match(r"(.*?)([^\w]*)$", word.lower()).groups()
+    stem = re.match(r"(?:.*\w)?", word, re.S)[0]  # greedy: looked for from the end, where it nearly always is
+    lower, tail = stem.lower(), word[len(stem) :]
     if lower in IRREGULAR:
         return IRREGULAR[lower] + tail
     if len(lower) < 3 or lower in SINGULAR or not re.search(r"[a-z]s$", lower) or re.search(r"(ss|us|is)$", lower):
         return None
-    stem = word[: len(lower)]
     if lower.endswith("ies") and len(lower) > 4:
         return stem[:-3] + "y" + tail
     if re.search(r"(ch|sh|x|ss|zz|[^o]us)es$", lower):  # "buses", but "houses"
@@ -98,7 +98,7 @@ def _opening(words: list[str]) -> tuple[int, bool | None, int | None]:
             several = True
         elif word == "both":
             several, limit = True, 2
-        elif word in NUMBERS or (word.isascii() and word.isdigit() and 2 <= int(word) <= 999):
+        elif word in NUMBERS or (word.isascii() and word.isdigit() and len(word) <= 3 and int(word) >= 2):
             several, limit = True, NUMBERS.get(word) or int(word)
         elif word not in DETERMINERS:
             break

@@ -17,10 +17,18 @@ from torch import Tensor
 
 from sam_hf.inference.embedding_store import EmbeddingStore
 from sam_hf.inference.mask_generation import SamAutomaticMaskGenerator, check_options
+from sam_hf.inference.text.grounding_options import (
+    check_counts,
+    check_numbers,
+    check_shares,
+    check_templates,
+    check_words,
+)
 from sam_hf.inference.text.instances import Found, Request, TextInstance, make_instance, mask_iou
 from sam_hf.inference.text.placement import Geometry, distinct, geometry_answers
 from sam_hf.inference.text.ranking import RANKING_VIEWS, as_array, by_score, mask_vectors, text_log_odds
 from sam_hf.inference.text.templates import BACKGROUND
+from sam_hf.inference.text.views import VIEWS
 
 if TYPE_CHECKING:
     from sam_hf.inference.text.clip_encoder import ClipEncoder
@@ -91,14 +99,14 @@ class ProposalGrounding:
         max_bytes: int = 2**26,
         **options: Any,
     ):
-        if iou_power < 0:
-            raise ValueError(f"iou_power: expected a number of at least 0, got {iou_power}")
-        for option, value in (("also", also), ("overlap", overlap)):
-            if not 0 < value <= 1:
-                raise ValueError(f"{option}: expected a number in (0,1], got {value}")
-        if max_instances < 1:
-            raise ValueError(f"max_instances: expected at least 1, got {max_instances}")
-        self.clip, self.views, self.templates, self.background = clip, tuple(views), templates, background
+        check_words(VIEWS, views=views)
+        check_words(empty=True, background=background)
+        check_templates(templates=templates)
+        check_shares(zero=False, also=also, overlap=overlap)
+        check_numbers(iou_power=iou_power)
+        check_counts(max_instances=max_instances)
+        check_counts(0, min_area=min_area, max_bytes=max_bytes)
+        self.clip, self.views, self.templates, self.background = clip, tuple(views), templates, tuple(background)
         self.iou_power, self.min_area, self.also, self.overlap = iou_power, min_area, also, overlap
         self.max_instances = max_instances
         fixed = {"output_mode": "coco_rle"}
@@ -113,7 +121,8 @@ class ProposalGrounding:
         candidates: list[dict[str, Any] | TextInstance] = [*proposals.records, *own]
         vectors = proposals.vectors
         if own:
-            seen = mask_vectors(self.clip, request.pixels, [one.mask for one in own], self.views)
+            shown = [one.mask for one in own]
+            seen = mask_vectors(self.clip, request.pixels, shown, self.views, key=request.embedding.key)
             vectors = torch.cat([vectors, seen])
         geometry = Geometry(request)
         allowed = [

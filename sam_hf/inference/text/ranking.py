@@ -10,13 +10,15 @@ softmax over texts. Differs in that a background word is left out where the phra
 of "blue sky".
 """
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sam_hf.inference.embedding_store import content_key
 from sam_hf.inference.text.templates import BACKGROUND
 from sam_hf.inference.text.views import make_views
 from sam_hf.masks import rle
@@ -29,25 +31,61 @@ RANKING_VIEWS = ("crop", "dimmed", "blurred")
 MASKS_AT_ONCE = 16  # masks of the picture's size, and views of CLIP's, that are held together
 
 
+class _Seen(NamedTuple):
+    """What CLIP saw in one mask.
+
+    Attributes:
+        key: Names the picture, the mask, the views and the CLIP's weights.
+        vector: (D,) float32, CPU.
+    """
+
+    key: str
+    vector: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """About what it takes to keep it."""
+        return self.vector.nbytes + 500  # the key, and what Python needs around both
+
+
 @torch.inference_mode()
 def mask_vectors(
     clip: "ClipEncoder",
     pixels: Tensor,
     masks: Sequence[np.ndarray | Mapping[str, Any]],
     views: Sequence[str] = RANKING_VIEWS,
+    key: str | None = None,
 ) -> Tensor:
-    """What CLIP sees in each mask.
+    """What CLIP sees in each mask; with a key, what it saw before costs nothing.
 
     Args:
         clip: Pictures and phrases to vectors.
         pixels: (3,H,W) uint8, the picture.
         masks: n times (H,W) bool, or their COCO RLE, original pixels.
         views: How a mask is shown to CLIP, see `views.VIEWS`; V of them.
+        key: Names the picture's content, such as `ImageEmbedding.key`; None: nothing is kept, in `clip.masks_seen`.
 
     Returns:
         (n,D) float32, CPU: the mean of the views' unit vectors, so that its product with a phrase is the mean
         similarity; zeros for an empty mask.
     """
+    if key is None or not masks:
+        return _look(clip, pixels, masks, views)
+    settings, revision = f"{key} {' '.join(views)}", clip.revision
+    names = [content_key(torch.from_numpy(as_array(mask)), settings, revision) for mask in masks]
+    seen = {name: clip.masks_seen.get(name) for name in names}
+    new = {name: mask for name, mask in zip(names, masks, strict=True) if seen[name] is None}
+    for name, vector in zip(new, _look(clip, pixels, list(new.values()), views), strict=True):
+        # Cloned, so that what is kept of one mask does not keep its whole batch.
+        seen[name] = _Seen(name, vector.clone())
+        clip.masks_seen.put(seen[name])
+    return torch.stack([seen[name].vector for name in names])
+
+
+def _look(
+    clip: "ClipEncoder", pixels: Tensor, masks: Sequence[np.ndarray | Mapping[str, Any]], views: Sequence[str]
+) -> Tensor:
+    """`mask_vectors` without a memory."""
     vectors = torch.zeros(len(masks), clip.width)
     for start in range(0, len(masks), MASKS_AT_ONCE):
         some = [as_array(mask) for mask in masks[start : start + MASKS_AT_ONCE]]
@@ -96,7 +134,7 @@ def text_log_odds(
     others = scale * similarities(clip, vectors, rivals, templates)  # (n,R)
     odds = torch.empty_like(own)
     for column, phrase in enumerate(phrases):
-        kept = [i for i, word in enumerate(rivals) if word in negatives or not _says(phrase, word)]
+        kept = [i for i, word in enumerate(rivals) if word in negatives or not says(phrase, word)]
         if not kept:
             raise ValueError(f"background: expected a word that is not in {phrase!r}, got {list(background)}")
         odds[:, column] = own[:, column] - others[:, kept].logsumexp(dim=1)
@@ -138,6 +176,11 @@ def as_array(mask: np.ndarray | Mapping[str, Any]) -> np.ndarray:
     return rle.decode(mask) if isinstance(mask, Mapping) else np.asarray(mask) != 0
 
 
-def _says(phrase: str, word: str) -> bool:
-    """Whether a phrase contains a background word, as whole words."""
-    return f" {word.lower()} " in f" {' '.join(phrase.lower().split())} "
+def says(phrase: str, word: str) -> bool:
+    """Whether a phrase contains a background word, as whole words: "blue sky." says "sky", "skyline" does not."""
+    return f" {_words(word)} " in f" {_words(phrase)} "
+
+
+def _words(text: str) -> str:
+    """The words with one space between them; of what has none, such as an emoji, the text itself."""
+    return " ".join(re.findall(r"\w+", text.lower()) or text.lower().split())

@@ -19,16 +19,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from sam_hf.inference.predictor import Prediction, SamPredictor
 from sam_hf.inference.text.dense import DenseGrounding
 from sam_hf.inference.text.detector import DetectorGrounding
-from sam_hf.inference.text.instances import Found, Grounding, Request, TextAnswer
+from sam_hf.inference.text.grounding_options import check_counts
+from sam_hf.inference.text.instances import Found, Grounding, Request, TextAnswer, as_numbers, mask_iou
 from sam_hf.inference.text.learned import LearnedGrounding
 from sam_hf.inference.text.mask_choice import choose_mask
 from sam_hf.inference.text.plurals import Amount, read_amount
-from sam_hf.inference.text.position_words import Reading, choose, read_phrase
+from sam_hf.inference.text.position_words import Reading, choose, choose_strictly, read_phrase
 from sam_hf.inference.text.proposals import ProposalGrounding
 from sam_hf.inference.text.templates import clean_phrases
 from sam_hf.inference.text.verdict import DEFAULT, Calibration
@@ -38,6 +40,7 @@ from sam_hf.model.clip_beside import has_clip_beside
 from sam_hf.model.clip_loading import A_CLIP, FOLDER
 from sam_hf.model.hub_access import HUB_OPTIONS, pinned
 from sam_hf.model.image_loading import as_bytes, load_image_tensor, open_image
+from sam_hf.model.text_prompts import UnreadablePhrase, cuts_said_once
 
 if TYPE_CHECKING:
     from sam_hf.inference.text.clip_encoder import ClipEncoder
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
 GROUNDINGS = ("learned", "dense", "proposals", "detector")
 JUDGED = "learned, judged by CLIP"  # what "auto" makes of "learned" where there is a CLIP
 AMOUNTS = ("auto", "one", "all")
+SAME = 0.5  # IoU of masks above which they are the same thing
 A_DETECTOR = 'a detector, such as "google/owlv2-base-patch16-ensemble"'
 
 
@@ -69,8 +73,9 @@ class SamTextSegmenter:
         proposals: Options of `ProposalGrounding`.
 
     Raises:
-        TypeError: If an argument is of the wrong type, or an option of a grounding unknown.
-        ValueError: If an option is out of range, `max_proposals` is not positive, or the calibration cannot be read.
+        TypeError: If an argument or an option of a grounding is of the wrong type, or the option unknown.
+        ValueError: If an option is out of range, `max_proposals` is not positive, or the calibration is none.
+        FileNotFoundError: If there is no calibration where one is said to be.
 
     Example:
         >>> segmenter = SamTextSegmenter.from_pretrained("tiny")
@@ -93,10 +98,15 @@ class SamTextSegmenter:
     ):
         if not isinstance(predictor, SamPredictor):
             raise TypeError(f"predictor: expected a SamPredictor, got {type(predictor).__name__}")
-        if isinstance(max_proposals, bool) or not isinstance(max_proposals, int) or max_proposals < 1:
-            raise ValueError(f"max_proposals: expected 1 or more, got {max_proposals!r}")
-        self.predictor, self.max_proposals, self.position_words = predictor, max_proposals, position_words
-        if calibration is not None and not isinstance(calibration, Calibration):
+        check_counts(max_proposals=max_proposals)
+        if not isinstance(clip, (str, os.PathLike, type(None))) and not hasattr(clip, "has_dense_features"):
+            raise TypeError(f"clip: expected a ClipEncoder or the name of a CLIP, got {clip!r:.60}")
+        if not isinstance(detector, (str, os.PathLike, type(None))) and not callable(detector):
+            raise TypeError(f"detector: expected a pipeline or the name of a detector, got {detector!r:.60}")
+        if not isinstance(calibration, (str, os.PathLike, Calibration, type(None))):
+            raise TypeError(f"calibration: expected a Calibration or where one is, got {calibration!r:.60}")
+        self.predictor, self.max_proposals, self.position_words = predictor, int(max_proposals), position_words
+        if isinstance(calibration, (str, os.PathLike)):
             calibration = Calibration.load(calibration)
         self.calibration = calibration or Calibration()
         self._clip, self._detector = clip, detector
@@ -169,14 +179,16 @@ class SamTextSegmenter:
 
         Geometry, if given, speaks of the one thing that each phrase is about: to "learned" it goes into the same
         decode, elsewhere it restricts what is found and joins SAM's prompts. A foreground point, a box or a mask is
-        always answered by one instance, never by "absent"; background points alone say what is not meant.
+        answered by one instance, whatever the phrase; "absent" is only what SAM draws nothing at all for. Background
+        points alone say what is not meant.
 
         Args:
             image: A path, a PIL image, an array or tensor (H,W,3) or (3,H,W); see `SamPredictor.encode`.
             text: A phrase, or several, each answered by itself.
-            negative_text: Phrases of what is not meant: what suits one of them better is dropped.
+            negative_text: Phrases of what is not meant: what suits one of them better is dropped, and with a place
+                ("the cup on the left") what is found there.
             points: (N,2) xy, original pixels.
-            labels: (N,) 1 foreground, 0 background; None: all foreground.
+            labels: (N,) 1 foreground, 0 background, -1 not a point; None: all foreground.
             box: (4,) xyxy, original pixels.
             mask_input: (1,4h,4w) logits of an earlier answer, or (H,W) booleans.
             grounding: "auto" or one way, see the module; or a grounding of your own.
@@ -201,33 +213,72 @@ class SamTextSegmenter:
             raise ValueError("labels: given without points")
         readings = [self._read(phrase, count=instances != "one") for phrase in phrases]
         image, pixels = _read_image(image)
-        answer = self._way(grounding)
+        embedding = self.predictor.encode(image)
+        if any(given is not None for given in (points, box, mask_input)):
+            self.predictor.check(embedding, points, labels, box, mask_input)
+        points, labels = _without_fillers(points, labels)
         request = Request(
             predictor=self.predictor,
-            embedding=self.predictor.encode(image),
+            embedding=embedding,
             pixels=pixels,
             phrases=tuple(reading.phrase for reading in readings),
-            negatives=negatives,
             points=points,
             labels=labels,
             box=box,
             mask_input=mask_input,
             max_proposals=self.max_proposals,
         )
-        if request.has_geometry:
-            self.predictor.check(request.embedding, points, labels, box, mask_input)
+        with cuts_said_once():
+            answers = self._answers(request, phrases, readings, negatives, self._way(grounding), instances)
+        return answers[0] if isinstance(text, str) else answers
+
+    def _answers(
+        self,
+        request: Request,
+        phrases: Sequence[str],
+        readings: Sequence[Reading],
+        negatives: Sequence[str],
+        answer: Callable[[Request], list[tuple[Grounding, Found]]],
+        instances: str,
+    ) -> list[TextAnswer]:
+        """What a way of grounding makes of all phrases, once negative ones are read."""
+        shunned = [self._read_negative(phrase) for phrase in negatives]
+        elsewhere = [
+            mask for reading in shunned if reading.places for mask in self._at_places(request, reading, answer)
+        ]
         wanted = [
             not request.names_one and (instances == "all" or (instances == "auto" and reading.several))
             for reading in readings
         ]
-        # A place is chosen among all of them.
-        several = (several or bool(reading.places) for several, reading in zip(wanted, readings, strict=True))
-        request = request._replace(several=tuple(several))
-        answers = [
-            self._conclude(phrase, reading, several, *found, request=request)
-            for phrase, reading, several, found in zip(phrases, readings, wanted, answer(request), strict=True)
+        # A place is chosen among all of them, and so is what is left when others are taken away.
+        several = [
+            several or bool(reading.places) or bool(elsewhere)
+            for several, reading in zip(wanted, readings, strict=True)
         ]
-        return answers[0] if isinstance(text, str) else answers
+        request = request._replace(
+            negatives=tuple(reading.phrase for reading in shunned if not reading.places), several=tuple(several)
+        )
+        answers = []
+        for phrase, reading, all_of_it, (way, found) in zip(phrases, readings, wanted, answer(request), strict=True):
+            kept = [one for one in found.instances if request.names_one or not _is_one_of(one.mask, elsewhere)]
+            found = found._replace(instances=kept)
+            answers.append(self._conclude(phrase, reading, all_of_it, way, found, request=request))
+        return answers
+
+    def _read_negative(self, phrase: str) -> Reading:
+        try:
+            return self._read(phrase, count=True)
+        except UnreadablePhrase as error:
+            raise UnreadablePhrase(str(error).replace("text:", "negative_text:", 1)) from None
+
+    def _at_places(
+        self, request: Request, reading: Reading, answer: Callable[[Request], list[tuple[Grounding, Found]]]
+    ) -> list[np.ndarray]:
+        """Masks (H,W) of what a phrase names at the places that it says, without anything that was pointed at."""
+        alone = Request(self.predictor, request.embedding, request.pixels, (reading.phrase,))
+        ((_, found),) = answer(alone._replace(max_proposals=self.max_proposals, several=(True,)))
+        ordered = sorted((one for one in found.instances if one.mask.any()), key=lambda one: -one.score)
+        return [one.mask for one in choose_strictly(ordered, reading, request.embedding.original_size)]
 
     def choose_mask(
         self, image: Any, prediction: Prediction, text: str, negative_text: str | Sequence[str] = ()
@@ -419,7 +470,23 @@ def find_calibration(pretrained_model_name_or_path: Any, **loading: Any) -> Cali
 
 
 def _clean(phrases: str | Sequence[str], name: str) -> tuple[str, ...]:
+    if isinstance(phrases, np.ndarray):
+        phrases = phrases.tolist()
+    if isinstance(phrases, bytes) or not isinstance(phrases, Sequence):
+        raise TypeError(f"{name}: expected a phrase or a list of phrases, got {phrases!r:.60}")
     return clean_phrases([phrases] if isinstance(phrases, str) else phrases, name)
+
+
+def _without_fillers(points: Any, labels: Any) -> tuple[Any, Any]:
+    """Points and labels, checked already, without those whose label says that they are none; None if none is left."""
+    meant = labels is None or as_numbers(labels) >= 0
+    if np.all(meant):
+        return points, labels
+    return (as_numbers(points)[meant], as_numbers(labels)[meant].astype(np.int64)) if meant.any() else (None, None)
+
+
+def _is_one_of(mask: np.ndarray, others: Sequence[np.ndarray]) -> bool:
+    return any(mask_iou(mask, other) > SAME for other in others)
 
 
 def _read_image(image: Any) -> tuple[Any, torch.Tensor]:

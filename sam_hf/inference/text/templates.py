@@ -121,4 +121,4 @@ def clean_phrases(phrases: Any, name: str) -> tuple[str, ...]:
         return tuple(read_texts([list(phrases)], 1)[0]) if phrases else ()
     except ValueError as error:  # said about a batch of images, for which None means no text
         message = str(error).removesuffix("; pass None for no text")
-        raise ValueError(message.replace("text[0]", name, 1)) from None
+        raise type(error)(message.replace("text[0]", name, 1)) from None

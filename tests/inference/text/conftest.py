@@ -26,7 +26,10 @@ class ColourClip:
     templates, dense_scale, has_dense_features = ("{}",), 20.0, True
 
     def __init__(self):
+        from sam_hf.inference.embedding_store import EmbeddingStore
+
         self.calls = {"texts": 0, "pictures": 0, "dense": 0}
+        self.masks_seen = EmbeddingStore(2**20)
 
     def texts(self, phrases, templates=("{}",)):
         import torch

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sam_hf import SamPredictor
+from sam_hf import SamPredictor, SamTextSegmenter
 from sam_hf.inference.text.alignment import AlignedPhrases
 from sam_hf.inference.text.instances import Request, log_odds, make_instance
 from sam_hf.inference.text.opinions import WEIGHT, Opinions
@@ -66,6 +66,22 @@ def test_clip_counts_as_its_weight_says(tiny, colour_clip):
     assert both.presence(1, judged) - alone.presence(1, by_branch) == pytest.approx(expected, abs=1e-3)
     assert colour_clip.calls["pictures"] == calls  # what was looked at once is not looked at again
     assert both.rate([], [], []) == []
+
+
+def test_a_phrase_asked_again_shows_clip_nothing_new(tiny, colour_clip):
+    image = _request(tiny).pixels
+    asked, answers = [], []
+    for clip, phrase in [(colour_clip, name) for name in ("red square", "blue square", "red square")] + [
+        (type(colour_clip)(), "red square")
+    ]:
+        before = clip.calls["pictures"]
+        answers.append(SamTextSegmenter(tiny, clip).segment(image, phrase))
+        asked.append(clip.calls["pictures"] - before)
+    assert asked[0] > 0 and asked[1] > 0 and asked[2] == 0 and asked[3] == asked[0]
+    for answer in answers[2:]:
+        assert answer.evidence == pytest.approx(answers[0].evidence) and len(answer.instances) == 1
+        assert answer.instances[0].score == pytest.approx(answers[0].instances[0].score)
+        np.testing.assert_array_equal(answer.instances[0].mask, answers[0].instances[0].mask)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -1,5 +1,6 @@
 """The encoder says what open_clip says, keeps what it has said within bounds, and has an answer to any text."""
 
+import functools
 import threading
 import warnings
 
@@ -11,8 +12,10 @@ from open_clip.model import CLIP
 
 from sam_hf.inference.text import clip_encoder
 from sam_hf.inference.text.clip_encoder import ClipEncoder
+from sam_hf.inference.text.ranking import mask_vectors
 from sam_hf.inference.text.templates import BACKGROUND, EVERYDAY, PHOTO, PLAIN, SCENE, fill
 from sam_hf.model.text_encoder import SamTokenizer
+from sam_hf.model.text_prompts import UnreadablePhrase
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
 SIZES = {
@@ -133,7 +136,7 @@ def test_sentences_and_scale_are_what_the_clip_was_trained_with(encoder):
 def test_what_is_no_text_is_refused(encoder):
     with pytest.raises(ValueError, match="lone surrogate"):
         encoder.texts(["mug \ud800"])
-    with pytest.raises(ValueError, match="no token from '&nbsp;'"):
+    with pytest.raises(UnreadablePhrase, match="no token from '&nbsp;'"):
         encoder.texts(["&nbsp;"])
     with pytest.raises(TypeError, match=r"phrases\[0\]: expected a string, got NoneType"):
         encoder.texts([None])
@@ -276,6 +279,19 @@ def test_kept_maps_are_bounded_in_bytes(encoder, calls):
         for key in "abc":
             encoder.dense(pictures(1)[0], size=32, key=key)
     assert len(calls["conv1"]) == 6 and encoder._maps.statistics().nbytes <= encoder._maps.max_bytes
+
+
+def test_what_was_seen_in_masks_is_of_these_weights(encoder, calls):
+    picture, mask = pictures(1)[0], torch.zeros(32, 32, dtype=torch.bool)
+    mask[8:24, 4:20] = True
+    ask = functools.partial(mask_vectors, encoder, picture, [mask.numpy()], ["crop", "dimmed"])
+    first = ask(key="mine")
+    assert torch.equal(ask(key="mine"), first) and calls["encode_image"] == [2]
+    torch.testing.assert_close(ask(), first)
+    assert encoder.masks_seen.statistics().nbytes <= encoder.masks_seen.max_bytes
+    with torch.no_grad():
+        encoder.clip.visual.conv1.weight.add_(0.1 * torch.randn_like(encoder.clip.visual.conv1.weight))
+    assert not torch.allclose(ask(key="mine"), first) and calls["encode_image"] == [2, 2, 2]
 
 
 def test_many_threads_get_the_same_answers(encoder):

@@ -52,6 +52,20 @@ def test_one_picture_is_looked_at_once(colour_clip, ask, scene):
     assert colour_clip.calls["dense"] == 1
 
 
+def test_a_phrase_asked_again_shows_clip_nothing_new(colour_clip, ask, scene):
+    asked, answers = [], []
+    for phrase in ("red", "blue", "red"):
+        before = colour_clip.calls["pictures"]
+        answers += DenseGrounding(colour_clip)(ask(scene[0], [phrase]))
+        asked.append(colour_clip.calls["pictures"] - before)
+    assert asked[0] > 0 and asked[1] > 0 and asked[2] == 0
+    fresh = DenseGrounding(type(colour_clip)())(ask(scene[0], ["red"]))
+    for found in (answers[2], *fresh):
+        assert found.evidence == pytest.approx(answers[0].evidence)
+        for one, first in zip(found.instances, answers[0].instances, strict=True):
+            assert one.score == pytest.approx(first.score) and (one.mask == first.mask).all()
+
+
 def test_the_heat_map_covers_the_picture_in_sams_frame(colour_clip, ask, scene):
     image, masks = scene
     (found,) = DenseGrounding(colour_clip)(ask(image, ["blue"]))

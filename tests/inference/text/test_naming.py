@@ -64,6 +64,18 @@ def test_a_name_may_be_a_background_word(colour_clip, pixels, scene):
     assert name_masks(colour_clip, pixels, [around], ["blue"], **common)[0]["label"] == "other"
 
 
+@pytest.mark.parametrize("name", ["sky", "the sky", "dark sky", "Sky.", "sky, clouds", "the SKY!"])
+def test_a_background_word_that_any_name_says_is_no_rival(name, colour_clip, pixels, scene):
+    _, masks = scene
+    around = {"segmentation": ~np.logical_or.reduce(masks)}
+    common = {"views": ("crop",), "background": ("red wall", "sky")}
+    for names in ([name], ["blue", name]):
+        (named,) = name_masks(colour_clip, pixels, [around], names, **common)
+        assert named["label"] == name and named["label_probability"] > 0.9
+    (named,) = name_masks(colour_clip, pixels, [around], ["skyline"], **common)
+    assert named["label_probability"] == pytest.approx(0.5, abs=0.01)  # "sky" is as good
+
+
 def test_encoded_and_empty_masks(colour_clip, pixels, records):
     expected = name_masks(colour_clip, pixels, records, ["red", "blue"])
     encoded = [record | {"segmentation": rle.encode(record["segmentation"])} for record in records]
@@ -96,7 +108,7 @@ def test_other_settings_that_make_no_sense(colour_clip, pixels, records):
     with pytest.raises(ValueError, match="threshold"):
         name_masks(colour_clip, pixels, records, ["red"], threshold=2)
     with pytest.raises(ValueError, match="background"):
-        name_masks(colour_clip, pixels, records, ["red"], background=("red",))
+        name_masks(colour_clip, pixels, records, ["red ball", "blue"], background=("red", "Blue"))
 
 
 class TestGenerate:

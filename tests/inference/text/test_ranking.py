@@ -1,11 +1,13 @@
 """How surely a phrase names a mask: judged per mask, against background and negatives, in bounded memory."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
 
 from sam_hf.inference.text import ranking
-from sam_hf.inference.text.ranking import RANKING_VIEWS, by_score, mask_vectors, text_log_odds
+from sam_hf.inference.text.ranking import RANKING_VIEWS, by_score, mask_vectors, says, text_log_odds
 from sam_hf.inference.text.templates import BACKGROUND
 from sam_hf.masks import rle
 
@@ -52,9 +54,29 @@ def test_a_background_word_is_no_rival_of_itself(colour_clip, scene):
     assert rank(colour_clip, *scene, ["dragon"], **common)[1, 0] < 0.55  # "sky" is as good
     assert rank(colour_clip, *scene, grey, **common)[1, 0] > 0.9
     assert rank(colour_clip, *scene, ["The  SKY there"], **common)[1, 0] > 0.9
+    assert rank(colour_clip, *scene, ["sky."], **common)[1, 0] > 0.9
     assert rank(colour_clip, *scene, ["skyline"], **common)[1, 0] < 0.55
     # The user's own negative stays, whatever words it has.
     assert rank(colour_clip, *scene, ["sky"], negatives=["sky"], **common)[1, 0] < 0.55
+
+
+@pytest.mark.parametrize(
+    ("phrase", "word", "expected"),
+    [
+        ("the sky", "sky", True),
+        ("(Blue) sky.", "Sky", True),
+        ("sky-blue cup", "sky", True),
+        ("a red  wall, far away", "red wall", True),
+        ("red brick wall", "red wall", False),
+        ("skyline", "sky", False),
+        ("дом и небо!", "небо", True),
+        ("🌳", "🌳", True),  # no words, and yet the same
+        ("🌳", "🌊", False),
+        ("sky", "🌊", False),
+    ],
+)
+def test_a_phrase_says_whole_words(phrase, word, expected):
+    assert says(phrase, word) is expected
 
 
 def test_masks_may_be_encoded(colour_clip, scene):
@@ -90,6 +112,49 @@ def test_many_masks_go_in_portions(colour_clip, scene, monkeypatch):
     vectors = mask_vectors(colour_clip, pixels, many, ["crop"])
     assert sizes == [16, 16, 8]
     torch.testing.assert_close(vectors, vectors[:3].repeat(14, 1)[:40])
+
+
+def test_masks_seen_before_are_not_looked_at_again(colour_clip, scene):
+    pixels, masks = scene
+    expected = mask_vectors(colour_clip, pixels, [*masks, masks[0], masks[0] & False], ["crop"])
+    calls, kept = colour_clip.calls, {"views": ["crop"], "key": "picture"}
+    calls["pictures"] = 0
+    torch.testing.assert_close(mask_vectors(colour_clip, pixels, masks[:1], **kept), expected[:1])
+    assert calls["pictures"] == 1
+    again = [*masks[:2], rle.encode(masks[2]), masks[0].copy(), masks[0] & False]
+    for _ in range(2):
+        torch.testing.assert_close(mask_vectors(colour_clip, pixels, again, **kept), expected)
+        assert calls["pictures"] == 3  # what is new, and that once
+    assert mask_vectors(colour_clip, pixels, [], **kept).shape == (0, colour_clip.width)
+    for other in ({"key": "another"}, {"views": ["dimmed"]}, {"key": None}):
+        calls["pictures"] = 0
+        mask_vectors(colour_clip, pixels, masks, **(kept | other))
+        assert calls["pictures"] == 3, other
+    colour_clip.revision = "other weights"
+    mask_vectors(colour_clip, pixels, masks, **kept)
+    assert calls["pictures"] == 6
+
+
+def test_what_is_kept_of_masks_is_bounded(colour_clip, scene):
+    pixels, _ = scene
+    colour_clip.masks_seen.max_bytes = 4 * (4 * colour_clip.width + 500)
+    masks = [np.roll(scene[1][0], shift, axis=1) for shift in range(8)]
+    for some in (masks, masks[4:], masks[:1]):
+        vectors = mask_vectors(colour_clip, pixels, some, ["crop"], key="picture")
+        torch.testing.assert_close(vectors, mask_vectors(colour_clip, pixels, some, ["crop"]))
+    statistics = colour_clip.masks_seen.statistics()
+    assert statistics.entries == 4 and statistics.nbytes <= colour_clip.masks_seen.max_bytes
+    # Nor does one vector keep the memory of all that were made with it.
+    kept = colour_clip.masks_seen._kept.values()
+    assert all(one.vector.untyped_storage().nbytes() == 4 * colour_clip.width for one in kept)
+
+
+def test_threads_share_what_was_seen(colour_clip, scene):
+    pixels, masks = scene
+    expected = mask_vectors(colour_clip, pixels, masks, ["crop"])
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda _: mask_vectors(colour_clip, pixels, masks, ["crop"], "picture"), range(20)))
+    assert all(torch.equal(one, expected) for one in found)
 
 
 def test_log_odds_still_tell_apart_what_probabilities_do_not(colour_clip):

@@ -187,6 +187,65 @@ def test_what_is_pointed_at_is_one_and_never_absent(plain, image, geometry, answ
     assert nothing.absent and nothing.presence == 0.0
 
 
+def test_a_point_that_is_none_says_nothing(plain, image):
+    way = Rectangles({"cup": CUPS})
+    segmenter = SamTextSegmenter(plain)
+    segmenter.segment(image, "cup", points=[[5, 6], [45, 10]], labels=[-1, 0], grounding=way)
+    segmenter.segment(image, "cup", points=[[5, 6]], labels=[-1], grounding=way)
+    some, none = way.asked
+    assert some.points.tolist() == [[45, 10]] and some.labels.tolist() == [0]
+    assert none.points is None and none.labels is None and not none.has_geometry
+
+
+@pytest.mark.parametrize("grounding", ["learned", "dense", "proposals"])
+def test_what_is_pointed_at_is_whatever_sam_can_draw(reading, image, colour_clip, monkeypatch, grounding):
+    drawn = np.zeros((40, 60), dtype=bool)
+    drawn[3:6, 4:9] = True
+
+    def decode(embedding, points=None, labels=None, boxes=None, mask_input=None, text=None, **options):
+        count = len(next(given for given in (text, points, boxes, mask_input) if given is not None))
+        several = 3 if options.get("multimask_output", True) else 1
+        masks = np.zeros((count, several, 40, 60), dtype=bool)
+        if several == 1 and text is None:  # of all answers the last that one would ask for
+            masks[:, 0] = drawn
+        return Prediction(masks, np.full((count, several), 0.4), np.zeros((count, several, 32, 32), np.float32))
+
+    monkeypatch.setattr(reading, "decode_batch", decode)
+    answer = SamTextSegmenter(reading, clip=colour_clip).segment(image, "cup", box=[4, 3, 9, 6], grounding=grounding)
+    (one,) = answer.instances
+    assert not answer.absent and (one.mask == drawn).all()
+
+
+@pytest.mark.parametrize(
+    ("things", "negative", "left"),
+    [
+        (CUPS, "the cup on the left", CUPS[1:]),
+        (CUPS, "the right cup", CUPS[:1]),
+        (CUPS, "the cups at the bottom", CUPS[::-1]),  # there are none
+        (CUPS[:1], "the cup on the right", CUPS[:1]),  # the only one stands on the left
+        (CUPS[:1], "left cup", []),
+    ],
+)
+def test_negative_phrases_are_read_for_places(plain, image, things, negative, left):
+    way = Rectangles({"cup": things, "the cup": things})
+    answer = SamTextSegmenter(plain).segment(image, "cup", negative, grounding=way, instances="all")
+    assert _boxes(answer) == left and answer.absent == (not left)
+    assert all(not request.negatives for request in way.asked)
+
+
+def test_negative_phrases_are_read_for_number(plain, image):
+    way = Rectangles({"cup": CUPS})
+    SamTextSegmenter(plain).segment(image, "cup", ["all mugs", "vases"], grounding=way)
+    assert way.asked[0].negatives == ("mug", "vase")
+
+
+def test_what_is_cut_off_is_said_once_and_of_what_was_given(reading, image):
+    with pytest.warns(UserWarning) as said:
+        SamTextSegmenter(reading).segment(image, "red star " * 40)
+    (only,) = said
+    assert str(only.message).startswith("text: the text has")
+
+
 def test_negative_phrases_make_other_evidence_than_was_calibrated(plain, image):
     way = Rectangles({"cup": CUPS}, evidence=0.5)
     segmenter = SamTextSegmenter(plain, calibration=_refusing())
@@ -346,12 +405,19 @@ def test_without_a_way_the_message_says_how_to_give_one(plain, image):
         ({"text": "  "}, ValueError, r"text\[0\]: expected a phrase"),
         ({"text": ["cup", "\x00"]}, ValueError, r"text\[1\]: expected a phrase"),
         ({"text": "\ud800"}, ValueError, r"text\[0\]: expected Unicode"),
-        ({"text": 3}, TypeError, "text: expected a list of strings"),
-        ({"text": b"cup"}, TypeError, "text: expected a list of strings"),
+        ({"text": 3}, TypeError, "text: expected a phrase or a list of phrases, got 3"),
+        ({"text": None}, TypeError, "text: expected a phrase or a list of phrases, got None"),
+        ({"text": b"cup"}, TypeError, "text: expected a phrase or a list of phrases"),
         ({"text": ["cup", None]}, TypeError, r"text\[1\]: expected a string"),
         ({"text": "the left"}, ValueError, "says where, but not what"),
         ({"negative_text": [""]}, ValueError, r"negative_text\[0\]: expected a phrase"),
         ({"negative_text": [1]}, TypeError, r"negative_text\[0\]: expected a string"),
+        ({"negative_text": "the left"}, ValueError, "negative_text: 'the left' says where, but not what"),
+        (
+            {"points": [[[1, 2]]]},
+            ValueError,
+            r"points: .* \[point\]\[x, y\], 2 levels, got 3",
+        ),
         ({"labels": [1]}, ValueError, "labels: given without points"),
         ({"points": [[1, 1], [2, 2]], "labels": [1]}, ValueError, "labels.*expected 2 labels"),
         ({"points": [[1, 1]], "labels": [5]}, ValueError, "labels.*expected labels 1"),
@@ -382,12 +448,28 @@ def test_wrong_arguments_are_named(plain, image, given, error, message):
         ({"dense": {"relative": 3}}, ValueError),
         ({"proposals": {"points_per_site": 3}}, TypeError),
         ({"learned": {"place": 1}}, TypeError),
+        ({"learned": {"places": "x"}}, TypeError),
+        ({"learned": {"keep_share": "x"}}, TypeError),
+        ({"dense": {"background": "sky"}}, TypeError),
+        ({"dense": {"attention": "foo"}}, ValueError),
+        ({"dense": {"size": -3}}, ValueError),
+        ({"dense": {"size": "x"}}, TypeError),
+        ({"dense": {"scale": -1}}, ValueError),
+        ({"dense": {"max_regions": 2.5}}, TypeError),
+        ({"dense": {"templates": ["no"]}}, ValueError),
+        ({"proposals": {"views": "crop"}}, TypeError),
+        ({"proposals": {"views": ["corp"]}}, ValueError),
+        ({"proposals": {"background": [1]}}, TypeError),
+        ({"clip": 5}, TypeError),
+        ({"detector": 5}, TypeError),
+        ({"calibration": 5}, TypeError),
     ],
 )
 def test_wrong_settings(plain, given, error):
     ((name, value),) = given.items()
-    words = {"calibration": "nowhere", "proposals": "points_per_side"}.get(name)  # what was meant
-    with pytest.raises(error, match=words or (next(iter(value)) if isinstance(value, dict) else name)):
+    words = next(iter(value)) if isinstance(value, dict) else name
+    words = {"points_per_site": "points_per_side"}.get(words, words)  # what was meant
+    with pytest.raises(error, match=str(value) if value == "nowhere" else words):
         SamTextSegmenter(**({"predictor": plain} | given))
 
 

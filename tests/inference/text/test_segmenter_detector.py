@@ -3,13 +3,17 @@
 import functools
 import threading
 import time
+import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from sam_hf import SamPredictor, SamTextSegmenter
+from sam_hf.inference.text import detector as module
 from sam_hf.inference.text.detector import DetectorGrounding
 from sam_hf.inference.text.instances import Request, mask_iou
+from sam_hf.model.text_prompts import UnreadablePhrase
 
 
 @pytest.fixture(scope="module")
@@ -109,13 +113,42 @@ def test_threads_take_turns_at_the_detector(tiny, scene):
 
     segmenter = SamTextSegmenter(tiny, detector=Slow([("square", 0.9, boxes["red"])]))
     segmenter.predictor.encode(image)
-    ask = functools.partial(segmenter.segment, image, "square", grounding="detector")
-    threads = [threading.Thread(target=ask) for _ in range(3)]
+    ask = functools.partial(segmenter.segment, image, grounding="detector")
+    phrases = ("square", "dog", "square", "cat", "dog")
+    threads = [threading.Thread(target=ask, args=(phrase,)) for phrase in phrases]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert most == [1, 1, 1]
+    assert most == [1, 1, 1]  # and what one has asked meanwhile, no other asks
+
+
+def test_the_same_question_is_asked_once(tiny, scene):
+    image, boxes = scene
+    detector = Detector([("square", 0.9, boxes["red"]), ("rug", 0.4, boxes["blue"])])
+    grounding = DetectorGrounding(detector)
+    segmenter = SamTextSegmenter(tiny, detector=grounding)
+    ask = functools.partial(segmenter.segment, image, grounding="detector")
+    first, again = ask("square"), ask(["Square.", "rug", "dog"], negative_text="square")
+    ask(["dog", "square"])
+    assert [labels for _, labels, _ in detector.asked] == [["square"], ["rug", "dog"]]  # nothing found is known, too
+    np.testing.assert_array_equal(ask("square").instances[0].mask, first.instances[0].mask)
+    assert again[1].instances[0].text_probability == 0.4 and again[2].absent
+    segmenter.segment(image[:, ::-1], "square", grounding="detector")
+    grounding.threshold = 0.95
+    assert ask("square").absent
+    assert [labels for _, labels, _ in detector.asked[2:]] == [["square"], ["square"]]
+
+
+def test_what_is_kept_of_detections_is_bounded(tiny, scene, monkeypatch):
+    image, boxes = scene
+    monkeypatch.setattr(module, "KEPT_BYTES", 3000)
+    detector = Detector([("square", 0.9, boxes["red"])])
+    grounding = DetectorGrounding(detector)
+    segmenter = SamTextSegmenter(tiny, detector=grounding)
+    for phrase in ("square", "dog", "cat", "bird", "fish", "square"):
+        segmenter.segment(image, phrase, grounding="detector")
+    assert len(detector.asked) == 6 and 0 < grounding._kept.statistics().nbytes <= 3000
 
 
 def test_boxes_beyond_the_picture_and_empty_ones(tiny, scene):
@@ -187,3 +220,90 @@ def test_a_real_pipeline_of_transformers_serves(tiny, scene):
     for one in (one for answer in found for one in answer.instances):
         assert one.mask.shape == (256, 256) and 0 <= one.text_probability <= 1
     assert any(answer.instances for answer in found) and all(np.isfinite(a.evidence) for a in found if a.instances)
+
+
+@pytest.fixture(scope="module")
+def owlvit():
+    return DetectorGrounding(_random_owlvit(), threshold=0.0, model_name="small")
+
+
+def _asked_of(grounding, monkeypatch):
+    """The labels that come to a detector's pipeline."""
+    asked, detect = [], grounding.detect
+    monkeypatch.setattr(grounding, "detect", lambda *a, **b: asked.extend(b["candidate_labels"]) or detect(*a, **b))
+    return asked
+
+
+def test_long_phrases_are_cut_and_the_cut_is_quoted_every_time(tiny, scene, owlvit, monkeypatch):
+    asked = _asked_of(owlvit, monkeypatch)
+    segmenter = SamTextSegmenter(tiny, detector=owlvit, max_proposals=1)
+    ask = functools.partial(segmenter.segment, scene[0], grounding="detector")
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=r"^text: the text is too long for small; this was cut off: 'dog'$"):
+            ask(["dog", "red square " * 8 + "dog"])
+    with pytest.warns(UserWarning, match=r"^negative_text: .*: 'dog red'$"):
+        ask("dog", "Red square " * 8 + "dog red.")
+    assert asked == ["dog", ("red square " * 8).strip()]
+    with pytest.warns(UserWarning, match=r"\.\.\. \(\d+ characters\)"):
+        ask("dog " * 200)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ask("red square " * 7 + "red square")
+    # One word that is too long: this tokenizer splits at punctuation.
+    with pytest.warns(UserWarning, match="this was cut off: 'dog'"):
+        ask(",".join(["red"] * 8) + ",dog")
+    assert asked[-1] == "red," * 8
+
+
+def test_marks_that_end_a_text_count(owlvit, monkeypatch):
+    monkeypatch.setattr(owlvit, "_ending", " .")
+    with pytest.warns(UserWarning, match="cut off: 'square'"):
+        assert owlvit._label("red square " * 8, "text").split()[-2:] == ["red", "."]
+
+
+@pytest.mark.parametrize("text", ["...", "...!", "?", "."])
+def test_punctuation_is_asked_as_it_is(tiny, scene, owlvit, text, monkeypatch):
+    asked = _asked_of(owlvit, monkeypatch)
+    SamTextSegmenter(tiny, detector=owlvit, max_proposals=1).segment(scene[0], text, grounding="detector")
+    assert asked == [text]
+
+
+def test_a_phrase_without_a_token_is_refused_by_name(tiny, scene):
+    from tokenizers import normalizers
+
+    pipeline = _random_owlvit()
+    pipeline.tokenizer.backend_tokenizer.normalizer = normalizers.Replace(".", "")
+    ask = SamTextSegmenter(tiny, detector=pipeline).segment
+    with pytest.raises(UnreadablePhrase, match=r"^text: expected a phrase, got no token from '\.\.\.'$"):
+        ask(scene[0], ["dog", "..."], grounding="detector")
+    with pytest.raises(UnreadablePhrase, match="^negative_text: "):
+        ask(scene[0], "dog", "...", grounding="detector")
+
+
+def test_other_weights_are_asked_again(tiny, scene, monkeypatch):
+    import torch
+
+    pipeline = _random_owlvit()
+    grounding = DetectorGrounding(pipeline, threshold=0.0)
+    asked = _asked_of(grounding, monkeypatch)
+    segmenter = SamTextSegmenter(tiny, detector=grounding, max_proposals=1)
+    for count in (1, 1, 2):
+        if count == 2:
+            with torch.no_grad():
+                next(pipeline.model.parameters()).add_(0.1)
+        segmenter.segment(scene[0], "dog", grounding="detector")
+        assert len(asked) == count
+
+
+@pytest.mark.parametrize(
+    ("config", "most"),
+    [
+        (None, None),
+        (SimpleNamespace(text_config=SimpleNamespace(max_position_embeddings=16)), 16),
+        (SimpleNamespace(text_config=SimpleNamespace(max_position_embeddings=512), max_text_len=256), 256),
+        (SimpleNamespace(text_config=None), None),
+    ],
+    ids=str,
+)
+def test_how_much_a_detector_reads(config, most):
+    assert module._most_tokens(config) == most
