@@ -34,6 +34,7 @@ CLIP_CONFIG: dict[str, Any] = {
     "vision_cfg": {"image_size": 64, "layers": [1, 1, 2, 1], "width": 32},
     "text_cfg": {"context_length": 24, "vocab_size": 8192, "width": 128, "heads": 4, "layers": 3},
 }
+PAIR_BIAS = -12.0  # at the start, of the log-odds that a pair is true: most are not
 WEIGHTS_NAME, MEANS_NAME = "open_clip_model.safetensors", "modality_means.safetensors"
 
 
@@ -132,14 +133,16 @@ class ClipForTraining(nn.Module):
         clip: from `build_clip`.
         max_scale: upper limit of the learned inverse temperature (CLIP: 100).
         pairwise: weight of SigLIP's loss beside it. Choosing among phrases is one question, whether a phrase is true
-            at all another: each pair of a crop and a phrase is asked by itself, on one scale for all.
+            at all another: each pair of a crop and a phrase is asked by itself, on one scale for all. It gives the
+            CLIP a `logit_bias`, as open_clip's SigLIP models have.
     """
 
     def __init__(self, clip: nn.Module, max_scale: float = 100.0, pairwise: float = 0.0) -> None:
         super().__init__()
         self.clip, self.max_scale, self.pairwise = clip, max_scale, pairwise
-        # The cosine of a pair that is as likely true as not.
-        self.level = nn.Parameter(torch.tensor(0.5)) if pairwise else None
+        if pairwise and getattr(clip, "logit_bias", None) is None:
+            clip.logit_bias = nn.Parameter(torch.tensor(PAIR_BIAS))
+            clip.sam_hf_config = clip.sam_hf_config | {"init_logit_bias": PAIR_BIAS}
         clip.visual.to(memory_format=torch.channels_last)  # a third faster on CPUs
 
     def forward(
@@ -168,11 +171,11 @@ class ClipForTraining(nn.Module):
         loss = 0.5 * (_multi_positive(of_phrases, positive) + _multi_positive(logits.t(), true.t()))
         found = positive.gather(1, of_phrases.argmax(1, keepdim=True)).float().mean()
         metrics = {"retrieval": found.detach(), "scale": scale.detach()}
-        if self.level is not None:
-            pairs = scale * (cosines - self.level)
+        if self.pairwise:
+            pairs = scale * cosines + self.clip.logit_bias
             one_by_one = F.binary_cross_entropy_with_logits(pairs, true.float(), reduction="none")
             loss = loss + self.pairwise * one_by_one.masked_fill(unknown, 0.0).sum() / len(images)
-            metrics["level"] = self.level.detach()
+            metrics["bias"] = self.clip.logit_bias.detach()
         return {"loss": loss, "metrics": metrics}
 
 

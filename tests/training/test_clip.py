@@ -144,17 +144,17 @@ def test_warping_moves_a_crop_and_its_mask_alike_and_leaves_shapes_alone(monkeyp
 def test_every_pair_can_be_asked_by_itself(batch):
     torch.manual_seed(0)
     clip = small_clip.build_clip(RESNET).eval()
-    plain, pairwise = small_clip.ClipForTraining(clip), small_clip.ClipForTraining(clip, pairwise=0.5)
-    assert not hasattr(plain.level, "grad") and pairwise.level.item() == 0.5
+    plain, pairwise = small_clip.ClipForTraining(copy.deepcopy(clip)), small_clip.ClipForTraining(clip, pairwise=0.5)
+    assert plain.clip.logit_bias is None and clip.logit_bias.item() == small_clip.PAIR_BIAS
     rivals = {"rival_ids": batch["input_ids"][:2].flip(0), "rival_of": torch.tensor([1, 4])}
     with torch.no_grad():
         more = pairwise(**batch, **rivals)["loss"] - plain(**batch, **rivals)["loss"]
         features = clip(image=small_clip.normalise_crops(batch["images"]), text=batch["input_ids"])
         texts, images, scale = (features[name] for name in ("text_features", "image_features", "logit_scale"))
-        odds = scale * (texts @ images.t() - 0.5)
+        odds = scale * texts @ images.t() - 12.0
         surprise = torch.where(batch["positive"], -odds, odds).exp().log1p()[~batch["ignore"]].sum()
         # of rivals only their own crop is known not to be what they say
-        surprise += sum((scale * (texts[1 - i] @ images[crop] - 0.5)).exp().log1p() for i, crop in enumerate((1, 4)))
+        surprise += sum((scale * texts[1 - i] @ images[crop] - 12.0).exp().log1p() for i, crop in enumerate((1, 4)))
     torch.testing.assert_close(more, 0.5 * surprise / 6, rtol=1e-3, atol=1e-4)
 
 

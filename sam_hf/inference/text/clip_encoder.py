@@ -124,6 +124,13 @@ class ClipEncoder:
         return float(self.clip.logit_scale.detach().float().exp())
 
     @property
+    def logit_bias(self) -> float | None:
+        """What is added to scaled cosines for the log-odds that a phrase is true of a picture; None of a model that
+        was trained to compare only, and not by SigLIP's loss."""
+        bias = getattr(self.clip, "logit_bias", None)
+        return None if bias is None else float(bias.detach().float())
+
+    @property
     def templates(self) -> tuple[str, ...]:
         """Sentences for phrases to stand in where nothing else is said: as this CLIP was trained to read them.
 

@@ -1,9 +1,9 @@
 """What else speaks for a mask being what a phrase says, beside the decoder's own score.
 
 Two witnesses, either of which may be missing: the checkpoint's alignment of image cells and phrases, and a CLIP that
-looks at the mask's crop and says whether it shows the phrase or some everyday thing. Both answer in log-odds, so what
-they say is added up; CLIP's counts for less, since it is no independent witness of whether a phrase is true (a
-logistic regression on train scenes gives it that weight).
+looks at the mask's crop and says whether it shows the phrase: by itself if it was trained to (`logit_bias`), else
+rather than some everyday thing. Both answer in log-odds, so what they say is added up; CLIP's counts for less, since it
+is no independent witness of whether a phrase is true (a logistic regression on train scenes gives it that weight).
 """
 
 import math
@@ -16,7 +16,7 @@ import numpy as np
 
 from sam_hf.inference.text.alignment import AlignedPhrases
 from sam_hf.inference.text.instances import Request, TextInstance
-from sam_hf.inference.text.ranking import mask_vectors, text_log_odds
+from sam_hf.inference.text.ranking import mask_vectors, pair_log_odds, text_log_odds
 from sam_hf.inference.text.templates import EVERYDAY
 
 if TYPE_CHECKING:
@@ -88,8 +88,11 @@ class Opinions:
             return [0.0] * len(instances)
         request, masks = self._request, [one.mask for one in instances]
         seen = mask_vectors(self._clip, request.pixels, masks, VIEWS, key=request.embedding.key)
-        odds = text_log_odds(self._clip, seen, self._phrases, background=EVERYDAY).numpy()  # (n,P)
-        of_own = odds[np.arange(len(instances)), list(indices)]
+        if self._clip.logit_bias is None:
+            odds = text_log_odds(self._clip, seen, self._phrases, background=EVERYDAY)  # (n,P)
+        else:
+            odds = pair_log_odds(self._clip, seen, self._phrases)
+        of_own = odds.numpy()[np.arange(len(instances)), list(indices)]
         return (WEIGHT * np.where(np.isfinite(of_own), of_own, 0.0)).tolist()
 
 

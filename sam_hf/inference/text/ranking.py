@@ -141,6 +141,16 @@ def text_log_odds(
     return odds.masked_fill(~vectors.any(dim=1, keepdim=True), -torch.inf)
 
 
+def pair_log_odds(clip: "ClipEncoder", vectors: Tensor, phrases: Sequence[str]) -> Tensor:
+    """What a CLIP with a `logit_bias` says by itself: log-odds (n,P) that each of P phrases is true of what each of n
+    vectors (n,D) shows; -inf in rows of zeros.
+
+    Source: SigLIP (arXiv 2303.15343).
+    """
+    odds = clip.logit_scale * similarities(clip, vectors, phrases) + clip.logit_bias
+    return odds.masked_fill(~vectors.any(dim=1, keepdim=True), -torch.inf)
+
+
 @torch.inference_mode()
 def similarities(
     clip: "ClipEncoder", vectors: Tensor, phrases: Sequence[str], templates: Sequence[str] | None = None

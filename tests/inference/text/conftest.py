@@ -23,7 +23,7 @@ class ColourClip:
     """`ClipEncoder`'s calls; a vector is the mean chroma, and a constant for what has none."""
 
     image_size, logit_scale, width, revision, name = 32, 20.0, 4, "colours", "colours"
-    templates, dense_scale, has_dense_features = ("{}",), 20.0, True
+    templates, dense_scale, has_dense_features, logit_bias = ("{}",), 20.0, True, None
 
     def __init__(self):
         from sam_hf.inference.embedding_store import EmbeddingStore
