@@ -2,8 +2,8 @@
 
 Two witnesses, either of which may be missing: the checkpoint's alignment of image cells and phrases, and a CLIP that
 looks at the mask's crop and says whether it shows the phrase: by itself if it was trained to (`logit_bias`), else
-rather than some everyday thing. Both answer in log-odds, so what they say is added up; CLIP's counts for less, since it
-is no independent witness of whether a phrase is true (a logistic regression on train scenes gives it that weight).
+rather than some everyday thing. Both answer in log-odds, so what they say is added up; CLIP's counts for less, since
+it is no independent witness of whether a phrase is true (a logistic regression on train scenes gives it that weight).
 """
 
 import math

@@ -125,6 +125,22 @@ STAGES: tuple[Stretch, ...] = (
     ClipStage("5-clip", minutes=60, warmup=50, ema=0.998, seed=101, goes_on=True),
     ClipStage("6-clip", 256, minutes=35, rivals=2, ema=0.997, seed=108, goes_on=True),
     ClipStage("7-clip", 256, minutes=38, rivals=2, warmup=40, ema=0.997, seed=109, goes_on=True),
+    ClipStage("8-clip", 256, minutes=8, rivals=4, pairwise=0.1, lr=6e-4, warmup=60, ema=0.997, seed=211, goes_on=True),
+    ClipStage(
+        "9-clip",
+        256,
+        minutes=46,
+        scenes=56,
+        crops=10,
+        rivals=4,
+        warp=0.5,
+        pairwise=0.1,
+        lr=9e-4,
+        warmup=60,
+        ema=0.997,
+        seed=212,
+        goes_on=True,
+    ),
 )
 
 
