@@ -141,7 +141,7 @@ def test_warping_moves_a_crop_and_its_mask_alike_and_leaves_shapes_alone(monkeyp
     assert all((one["image"] == other["image"]).all() for one, other in zip(plain, bent, strict=True))
 
 
-def test_every_pair_can_be_asked_by_itself(batch):
+def test_every_pair_can_be_asked_by_itself(batch, tmp_path):
     torch.manual_seed(0)
     clip = small_clip.build_clip(RESNET).eval()
     plain, pairwise = small_clip.ClipForTraining(copy.deepcopy(clip)), small_clip.ClipForTraining(clip, pairwise=0.5)
@@ -156,6 +156,9 @@ def test_every_pair_can_be_asked_by_itself(batch):
         # of rivals only their own crop is known not to be what they say
         surprise += sum((scale * texts[1 - i] @ images[crop] - 12.0).exp().log1p() for i, crop in enumerate((1, 4)))
     torch.testing.assert_close(more, 0.5 * surprise / 6, rtol=1e-3, atol=1e-4)
+    clip.logit_bias.data.fill_(-3.0)
+    small_clip.save_clip(clip, tmp_path / "clip")
+    assert small_clip.load_clip(tmp_path / "clip").logit_bias.item() == -3.0
 
 
 def test_phrases_are_read_once_and_no_further_than_they_go():

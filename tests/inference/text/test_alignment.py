@@ -10,7 +10,7 @@ from sam_hf import SamPredictor, SamTextSegmenter
 from sam_hf.inference.text.alignment import AlignedPhrases
 from sam_hf.inference.text.instances import Request, log_odds, make_instance
 from sam_hf.inference.text.opinions import WEIGHT, Opinions
-from sam_hf.inference.text.ranking import mask_vectors, text_log_odds
+from sam_hf.inference.text.ranking import mask_vectors, pair_log_odds, text_log_odds
 from sam_hf.inference.text.templates import EVERYDAY
 
 RED, BLUE = (214, 40, 40), (40, 80, 210)
@@ -54,12 +54,15 @@ def test_masks_are_told_apart(tiny):
     assert first[0] > first[1] and second[1] > second[0]
 
 
-def test_clip_counts_as_its_weight_says(tiny, colour_clip):
+@pytest.mark.parametrize("bias", [None, -9.0])
+def test_clip_counts_as_its_weight_says(tiny, colour_clip, monkeypatch, bias):
+    monkeypatch.setattr(type(colour_clip), "logit_bias", bias)
     request = _request(tiny)
     red = _instance(tiny, request, [140, 60, 220, 140])
     alone, both = Opinions(request, ["blue", "red square"]), Opinions(request, ["blue", "red square"], colour_clip)
     seen = mask_vectors(colour_clip, request.pixels, [red.mask], ("crop", "dimmed"))
-    expected = WEIGHT * float(text_log_odds(colour_clip, seen, ["red square"], background=EVERYDAY))
+    said = text_log_odds(colour_clip, seen, ["red square"], background=EVERYDAY)
+    expected = WEIGHT * float(said if bias is None else pair_log_odds(colour_clip, seen, ["red square"]))
     (by_branch,), (judged,) = (opinions.rate([1], [red], [-4.0]) for opinions in (alone, both))
     assert log_odds(judged.score) - log_odds(by_branch.score) == pytest.approx(expected, abs=1e-3)
     calls = colour_clip.calls["pictures"]

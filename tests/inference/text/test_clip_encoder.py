@@ -215,6 +215,10 @@ def test_pictures_are_what_the_tower_says(encoder, calls):
     assert calls["encode_image"] == [2, 2, 1]  # never more on the device than a batch
     assert encoder.pictures(some[:0]).shape == (0, 12)
     assert encoder.image_size == 32 and encoder.logit_scale == pytest.approx(1 / 0.07, rel=1e-5)
+    assert encoder.logit_bias is None
+    encoder.clip.logit_bias = torch.nn.Parameter(torch.tensor(-10.5))
+    assert encoder.logit_bias == -10.5
+    encoder.clip.logit_bias = None
 
 
 def test_wrong_pictures_are_refused(encoder):

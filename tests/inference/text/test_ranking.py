@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sam_hf.inference.text import ranking
-from sam_hf.inference.text.ranking import RANKING_VIEWS, by_score, mask_vectors, says, text_log_odds
+from sam_hf.inference.text.ranking import RANKING_VIEWS, by_score, mask_vectors, pair_log_odds, says, text_log_odds
 from sam_hf.inference.text.templates import BACKGROUND
 from sam_hf.masks import rle
 
@@ -176,6 +176,16 @@ def test_sentences_and_scale_are_the_clips_own(colour_clip, monkeypatch):
     text_log_odds(colour_clip, vectors, ["red"])
     text_log_odds(colour_clip, vectors, ["red"], templates=("the {}",))
     assert set(asked[:2]) == {("a {}",)} and set(asked[2:]) == {("the {}",)}
+
+
+def test_a_clip_with_a_bias_judges_each_phrase_by_itself(colour_clip, monkeypatch):
+    monkeypatch.setattr(type(colour_clip), "logit_bias", -7.0)
+    seen = torch.cat([colour_clip.texts(["red"]), torch.zeros(1, 4)])
+    odds = pair_log_odds(colour_clip, seen, ["red", "blue"])
+    cosine = float(seen[0] @ colour_clip.texts(["blue"])[0])
+    torch.testing.assert_close(odds[0], torch.tensor([20.0 - 7.0, 20.0 * cosine - 7.0]))
+    assert (odds[1] == -torch.inf).all()  # an empty mask shows nothing
+    assert (pair_log_odds(colour_clip, seen, ["red"]) == odds[:, :1]).all()
 
 
 def test_order_of_what_is_all_certain():
