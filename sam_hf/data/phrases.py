@@ -222,7 +222,9 @@ def absent_claims(
 
 
 def near_misses(attributes: Attributes, split: str, rng: np.random.Generator, count: int) -> tuple[Claim, ...]:
-    """What is nearly true of something: its noun in another colour, or another noun in its colour.
+    """What is nearly true of something: its noun in another colour, or another noun, mostly in its colour.
+
+    Of the other nouns most are of its kind, and some are categories: "food" is near to much that is none.
 
     Args:
         attributes: What is true of it.
