@@ -23,7 +23,10 @@ def said_of_one_prompt() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise type(error)(_one_level_less(str(error))) from error
+        message = _one_level_less(str(error))
+        if message == str(error):
+            raise
+        raise ValueError(message) from error
 
 
 def _one_level_less(message: str) -> str:

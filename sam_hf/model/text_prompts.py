@@ -131,9 +131,13 @@ def _warn_of_cut(tokenizer: Any, tokens: list[int], kept: int, where: str) -> No
             return
         said.add(cut)
         where = "text"
-    quoted = cut if len(cut) <= QUOTED_CHARACTERS else f"{cut[:QUOTED_CHARACTERS]}... ({len(cut)} characters)"
     warnings.warn(
-        f"{where}: the text has {len(tokens)} tokens, {kept} fit; this was cut off: {quoted!r}",
+        f"{where}: the text has {len(tokens)} tokens, {kept} fit; this was cut off: {quoted(cut)}",
         UserWarning,
         stacklevel=2,
     )
+
+
+def quoted(cut: str) -> str:
+    """What was cut off a phrase, in quotes; of much the beginning and its length."""
+    return repr(cut if len(cut) <= QUOTED_CHARACTERS else f"{cut[:QUOTED_CHARACTERS]}... ({len(cut)} characters)")

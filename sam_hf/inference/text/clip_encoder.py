@@ -26,7 +26,7 @@ from sam_hf.inference.text.templates import PHOTO, PLAIN, clean_phrases, fill
 from sam_hf.model.clip_beside import clip_beside
 from sam_hf.model.clip_loading import A_CLIP, load_clip
 from sam_hf.model.text_encoder import CLIP_VOCABULARY, import_open_clip
-from sam_hf.model.text_prompts import QUOTED_CHARACTERS, UnreadablePhrase, tokenizer_for
+from sam_hf.model.text_prompts import UnreadablePhrase, quoted, tokenizer_for
 
 TEXTS_AT_ONCE = 128
 TEXTS_KEPT = 4096
@@ -208,11 +208,8 @@ class ClipEncoder:
                 self._vectors.popitem(last=False)
         for index, key in enumerate(keys):
             if cut := known[key][1]:
-                shown = (
-                    cut if len(cut) <= QUOTED_CHARACTERS else f"{cut[:QUOTED_CHARACTERS]}... ({len(cut)} characters)"
-                )
                 message = f"phrases[{index}]: the text is too long for {self.name or 'this CLIP'}; this was cut off: "
-                warnings.warn(f"{message}{shown!r}", UserWarning, stacklevel=3)
+                warnings.warn(f"{message}{quoted(cut)}", UserWarning, stacklevel=3)
         return torch.stack([known[key][0] for key in keys])
 
     def _encode_phrases(self, phrases: list[str], templates: tuple[str, ...]) -> list[tuple[Tensor, str]]:

@@ -33,7 +33,7 @@ from sam_hf.inference.text.instances import (
     stability,
 )
 from sam_hf.inference.text.placement import Geometry, distinct_instances, geometry_answers
-from sam_hf.model.text_prompts import QUOTED_CHARACTERS, UnreadablePhrase
+from sam_hf.model.text_prompts import UnreadablePhrase, quoted
 
 BOXES_AT_ONCE = 8
 KEPT_BYTES = 2**22
@@ -175,9 +175,8 @@ class DetectorGrounding:
             raise UnreadablePhrase(f"{argument}: expected a phrase, got no token from {phrase!r:.60}")
         end = self._fitting_end(label)
         if cut := label[end:].strip():
-            shown = cut if len(cut) <= QUOTED_CHARACTERS else f"{cut[:QUOTED_CHARACTERS]}... ({len(cut)} characters)"
             message = f"{argument}: the text is too long for {self.model_name or 'this detector'}; this was cut off: "
-            warnings.warn(f"{message}{shown!r}", UserWarning, stacklevel=3)
+            warnings.warn(f"{message}{quoted(cut)}", UserWarning, stacklevel=3)
         return label[:end] + self._ending
 
     def _fitting_end(self, label: str) -> int:

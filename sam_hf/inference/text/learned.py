@@ -40,7 +40,7 @@ from sam_hf.inference.text.instances import (
     stability,
 )
 from sam_hf.inference.text.opinions import Opinions
-from sam_hf.inference.text.placement import Geometry, distinct_instances, geometry_answers
+from sam_hf.inference.text.placement import Geometry, distinct_instances
 
 if TYPE_CHECKING:
     from sam_hf.inference.text.clip_encoder import ClipEncoder
@@ -120,14 +120,14 @@ class LearnedGrounding:
         self, request: Request, phrases: Sequence[str], geometry: Geometry, opinions: Opinions
     ) -> list["_Answer"]:
         """The answer to each phrase and the geometry together."""
-        alone = log_odds(float(_decode_all(request, None, 1).scores.max()))
-        # Something is there, whatever the phrase does to the decoder.
-        spare = max(geometry_answers(request), key=lambda one: one.score, default=None)
+        without = _decode_all(request, None, 1)
+        alone = log_odds(float(without.scores.max()))
+        (spare,) = _pick(request, _drawn_first(without), None)  # something is there, whatever a phrase does to it
         answers = []
         for start in range(0, len(phrases), PROMPTS_AT_ONCE):
             some = list(phrases[start : start + PROMPTS_AT_ONCE])
             found = _pick(request, _drawn_first(_decode_all(request, some, len(some))), None)
-            found = [one if one.mask.any() or spare is None else spare for one in found]
+            found = [one if one.mask.any() else spare for one in found]
             odds = [2 * log_odds(one.predicted_iou) - alone for one in found]
             rated = opinions.rate(range(start, start + len(some)), found, odds)
             answers += [_Answer(one.predicted_iou, [one]) for one in rated]

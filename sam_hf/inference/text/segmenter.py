@@ -275,8 +275,8 @@ class SamTextSegmenter:
         self, request: Request, reading: Reading, answer: Callable[[Request], list[tuple[Grounding, Found]]]
     ) -> list[np.ndarray]:
         """Masks (H,W) of what a phrase names at the places that it says, without anything that was pointed at."""
-        alone = Request(self.predictor, request.embedding, request.pixels, (reading.phrase,))
-        ((_, found),) = answer(alone._replace(max_proposals=self.max_proposals, several=(True,)))
+        about = (self.predictor, request.embedding, request.pixels, (reading.phrase,))
+        ((_, found),) = answer(Request(*about, max_proposals=self.max_proposals, several=(True,)))
         ordered = sorted((one for one in found.instances if one.mask.any()), key=lambda one: -one.score)
         return [one.mask for one in choose_strictly(ordered, reading, request.embedding.original_size)]
 
